@@ -1,0 +1,181 @@
+//! The contract of a sink: a batch in, one verdict a message out.
+//!
+//! A sink owns one client library, its limits, and how the broker's answers become verdicts. It
+//! knows nothing of outbox rows, tickets or retry counts.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use serde::de::DeserializeOwned;
+
+use crate::failure::Failure;
+use crate::message::Message;
+
+#[cfg(feature = "kafka")]
+pub mod kafka;
+#[cfg(feature = "nats")]
+pub mod nats;
+pub mod null;
+#[cfg(feature = "rabbitmq")]
+pub mod rabbitmq;
+pub mod stdout;
+
+/// What became of one message. No `Default`: silence is never delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The broker has it, as durably as the broker promises anything.
+    Confirmed,
+    /// Not known, or known not to be there: it goes again, in order. Only given when the earlier
+    /// attempt can no longer land out of order: a timed-out send still sits in the client, so the
+    /// connection or producer goes first.
+    Unknown(Cow<'static, str>),
+    /// Not stored: its topic, exchange, queue or stream does not exist, and may be made in a
+    /// while. Retried for `topic_wait`, then as `Rejected`. Names the object.
+    Absent(String),
+    /// Not stored, and it never will be: too large, not authorised for this topic. Names the
+    /// object, the limit and the remedy. A size that the broker judges for a whole batch is
+    /// `Rejected` only after the message failed alone.
+    Rejected(String),
+}
+
+/// What a sink can take at once, and which order it keeps by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Most messages in one call of `deliver`.
+    pub batch_messages_max: usize,
+    /// Most bytes ([`Message::size_bytes`]) in one call; a single larger message goes alone.
+    pub batch_bytes_max: usize,
+    /// Most lanes that may call `deliver` side by side.
+    pub lanes_max: usize,
+    /// Whether no later message of a key is stored after an earlier one of the same batch
+    /// failed (Kafka: idempotent and gapless). Where `false`, a batch holds at most one message
+    /// of each key.
+    pub keeps_key_order: bool,
+}
+
+/// A broker.
+///
+/// A sink that needs one owner for its connection or producer keeps that task inside; lanes call
+/// `deliver` side by side. Made without a connection: it connects at the first call, and again
+/// after each loss of it.
+pub trait Sink: Send + Sync {
+    /// Limits, known without a connection.
+    fn limits(&self) -> Limits;
+
+    /// Connects and looks whether messages can be durable there. Answers within some seconds.
+    /// Returns warnings for the operator, one sentence each (replication factor 1, memory
+    /// stream).
+    ///
+    /// # Errors
+    /// Transient: not reachable. Denied: credentials. Definite: cannot ever work as configured.
+    fn probe(&self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
+
+    /// Publishes, and waits for the broker's confirm: one verdict a message, in the order of the
+    /// batch. Ends by itself: a broker that answers nothing makes it `Unknown` in bounded time,
+    /// unless the client library itself retries in order for ever (Kafka).
+    ///
+    /// # Errors
+    /// As [`Verdict::Unknown`] for all of them. Denied where credentials were refused.
+    ///
+    /// # Cancel safety
+    /// A dropped call leaves its messages in an unknown state: they may land later.
+    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>>;
+
+    /// Lets go of the connection, after the last `deliver` has returned.
+    ///
+    /// # Errors
+    /// Worth a line in the log; everything confirmed stays confirmed.
+    fn close(&self) -> BoxFuture<'_, Result<(), Failure>>;
+}
+
+/// The `[sink]` table: a URL whose scheme chooses the sink, and that sink's own options.
+#[derive(Clone)]
+pub struct SinkConfig {
+    /// As written; may carry a password, so it is never logged or printed.
+    pub url: String,
+    /// Every other key of the table; the sink checks them.
+    pub options: toml::Table,
+    /// The relay's name, for the broker's list of clients.
+    pub client_name: String,
+}
+
+impl fmt::Debug for SinkConfig {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("SinkConfig").field("client_name", &self.client_name).finish()
+    }
+}
+
+impl SinkConfig {
+    /// The options as the sink's own type, which denies unknown fields.
+    ///
+    /// # Errors
+    /// An unknown key or a value of the wrong type, named.
+    pub fn options<T: DeserializeOwned>(&self) -> Result<T, OpenError> {
+        let options = toml::Value::Table(self.options.clone());
+        options.try_into().map_err(|error: toml::de::Error| OpenError::Option {
+            problem: error.message().trim().to_owned(),
+        })
+    }
+}
+
+/// The `[sink]` table cannot be used; a matter of configuration, before anything connects.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// No sink has this scheme.
+    #[error("no sink has the scheme \"{scheme}\"; there are {}", SCHEMES.join(", "))]
+    UnknownScheme {
+        /// As written, without the rest of the URL.
+        scheme: String,
+    },
+    /// The sink exists, but this binary was built without it.
+    #[error(
+        "this walpost was built without the sink \"{scheme}\"; build it with --features {feature}"
+    )]
+    NotBuilt {
+        /// Scheme of the URL.
+        scheme: &'static str,
+        /// Cargo feature to build with.
+        feature: &'static str,
+    },
+    /// The URL lacks a part or has one too many. Never holds the URL itself.
+    #[error("the sink's URL {problem}")]
+    Url {
+        /// What is wrong with it, with an example of a right one.
+        problem: String,
+    },
+    /// A key of `[sink]` that the sink does not know, or a value that it cannot use.
+    #[error("in [sink]: {problem}")]
+    Option {
+        /// Names the key.
+        problem: String,
+    },
+}
+
+const SCHEMES: [&str; 7] = ["kafka", "amqp", "amqps", "nats", "tls", "stdout", "null"];
+
+/// Makes the sink that the URL's scheme names, without connecting.
+///
+/// # Errors
+/// What is wrong with the `[sink]` table.
+pub fn open(config: &SinkConfig) -> Result<Arc<dyn Sink>, OpenError> {
+    let scheme = config.url.split(':').next().unwrap_or_default();
+    match scheme {
+        #[cfg(feature = "kafka")]
+        "kafka" => Ok(Arc::new(kafka::KafkaSink::open(config)?)),
+        #[cfg(not(feature = "kafka"))]
+        "kafka" => Err(OpenError::NotBuilt { scheme: "kafka", feature: "kafka" }),
+        #[cfg(feature = "rabbitmq")]
+        "amqp" | "amqps" => Ok(Arc::new(rabbitmq::RabbitMqSink::open(config)?)),
+        #[cfg(not(feature = "rabbitmq"))]
+        "amqp" | "amqps" => Err(OpenError::NotBuilt { scheme: "amqp", feature: "rabbitmq" }),
+        #[cfg(feature = "nats")]
+        "nats" | "tls" => Ok(Arc::new(nats::NatsSink::open(config)?)),
+        #[cfg(not(feature = "nats"))]
+        "nats" | "tls" => Err(OpenError::NotBuilt { scheme: "nats", feature: "nats" }),
+        "stdout" => Ok(Arc::new(stdout::StdoutSink::open(config)?)),
+        "null" => Ok(Arc::new(null::NullSink::open(config)?)),
+        other => Err(OpenError::UnknownScheme { scheme: other.to_owned() }),
+    }
+}

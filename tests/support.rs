@@ -1,0 +1,3 @@
+//! Real servers, a proxy that breaks connections, and the judge of what came out.
+
+pub mod process;
