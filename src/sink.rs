@@ -20,6 +20,8 @@ pub mod nats;
 pub mod null;
 #[cfg(feature = "rabbitmq")]
 pub mod rabbitmq;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub mod stdout;
 
 /// What became of one message. No `Default`: silence is never delivery.

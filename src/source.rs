@@ -52,6 +52,10 @@ pub trait Source: Send {
     /// within `ack_interval`, or after the next connect.
     fn acknowledge(&mut self, position: Self::Position);
 
+    /// How many bytes of log the acknowledged position is behind the end that the database last
+    /// told of, where the source knows.
+    fn behind_bytes(&self) -> Option<u64>;
+
     /// Sends the last acknowledgement, sees it arrive, and closes.
     ///
     /// # Errors

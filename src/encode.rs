@@ -1,0 +1,230 @@
+//! A row to a message. Pure: knows neither the source's kind nor async.
+//!
+//! The default path parses nothing and copies nothing: key, value, id and type are the slices that
+//! the source cut out of what it read.
+
+use std::fmt;
+
+use bytes::Bytes;
+use serde::de::{Deserializer as _, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::identity::RowIdentity;
+use crate::message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};
+use crate::outbox::{Columns, OutboxRow};
+use crate::route::{RouteError, Router, Template};
+
+/// Names that walpost's own headers have; a row's header of such a name is left out.
+const RESERVED: [&str; 3] = [HEADER_ID, HEADER_TYPE, HEADER_IDENTITY];
+
+/// A row that cannot become a message. Not a matter of time: the row is what it is.
+#[derive(Debug, thiserror::Error)]
+#[error("row {identity} cannot become a message: {problem}")]
+pub struct EncodeError {
+    /// Where the row stands in the log.
+    pub identity: RowIdentity,
+    /// What is wrong with it; never holds a value of the row.
+    #[source]
+    pub problem: EncodeProblem,
+}
+
+/// What is wrong with a row.
+#[derive(Debug, thiserror::Error)]
+pub enum EncodeProblem {
+    /// It has no topic.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The headers column does not hold a JSON object.
+    #[error("its headers column is not a JSON object (line {line}, column {column})")]
+    Headers {
+        /// Of the JSON text, from 1.
+        line: usize,
+        /// Of the JSON text, from 1.
+        column: usize,
+    },
+    /// The partition column does not hold a partition.
+    #[error("its partition column is not a whole number from 0 to 2147483647")]
+    Partition,
+}
+
+/// Makes messages of rows.
+#[derive(Debug)]
+pub struct Encoder {
+    router: Router,
+    /// Headers from further columns: name, and index into [`OutboxRow::extra`].
+    placed: Vec<(Box<str>, usize)>,
+    partition: Option<usize>,
+}
+
+impl Encoder {
+    /// An encoder for one topic template.
+    pub fn new(topic: Template) -> Self {
+        Self { router: Router::new(topic), placed: Vec::new(), partition: None }
+    }
+
+    /// Places a further column as a header; a NULL is no header.
+    pub fn place_header(&mut self, header: &str, column: &str, columns: &mut Columns) {
+        self.placed.push((header.into(), columns.extra(column)));
+    }
+
+    /// Takes the partition from a further column; a NULL leaves it to the broker's partitioner.
+    pub fn place_partition(&mut self, column: &str, columns: &mut Columns) {
+        self.partition = Some(columns.extra(column));
+    }
+
+    /// The message of a row.
+    ///
+    /// # Errors
+    /// The row cannot become a message; never heals.
+    pub fn message(&mut self, row: OutboxRow) -> Result<Message, EncodeError> {
+        let identity = row.identity;
+        self.try_message(row).map_err(|problem| EncodeError { identity, problem })
+    }
+
+    fn try_message(&mut self, row: OutboxRow) -> Result<Message, EncodeProblem> {
+        let topic = self.router.topic(&row)?;
+        let mut headers = match &row.headers {
+            Some(json) => own_headers(json)?,
+            None => Vec::new(),
+        };
+        for (name, index) in &self.placed {
+            if let Some(Some(value)) = row.extra.get(*index) {
+                headers.push(Header { name: name.clone(), value: value.clone() });
+            }
+        }
+        let partition = match self.partition.and_then(|index| row.extra.get(index)?.as_ref()) {
+            Some(text) => Some(partition(text).ok_or(EncodeProblem::Partition)?),
+            None => None,
+        };
+        Ok(Message {
+            topic,
+            key: row.aggregate_id,
+            value: row.payload,
+            id: row.id,
+            event_type: row.event_type,
+            headers,
+            timestamp_micros: row.created_at_micros.unwrap_or(row.committed_at_micros),
+            partition,
+            identity: row.identity,
+        })
+    }
+}
+
+fn partition(text: &[u8]) -> Option<i32> {
+    let partition: i32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (partition >= 0).then_some(partition)
+}
+
+/// The members of a JSON object as headers: a string as its text, anything else as its JSON text,
+/// null as no header.
+fn own_headers(json: &Bytes) -> Result<Vec<Header>, EncodeProblem> {
+    struct Members;
+    impl<'de> Visitor<'de> for Members {
+        type Value = Vec<Header>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a JSON object")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Vec<Header>, A::Error> {
+            let mut headers = Vec::new();
+            while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
+                let text = value.get();
+                if RESERVED.contains(&&*name) || text == "null" {
+                    continue;
+                }
+                let value = if text.starts_with('"') {
+                    let unescaped: String =
+                        serde_json::from_str(text).map_err(serde::de::Error::custom)?;
+                    Bytes::from(unescaped)
+                } else {
+                    Bytes::copy_from_slice(text.as_bytes())
+                };
+                headers.push(Header { name, value });
+            }
+            Ok(headers)
+        }
+    }
+    let problem = |error: serde_json::Error| EncodeProblem::Headers {
+        line: error.line(),
+        column: error.column(),
+    };
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let headers = reader.deserialize_map(Members).map_err(problem)?;
+    reader.end().map_err(problem)?;
+    Ok(headers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::LogId;
+
+    fn row() -> OutboxRow {
+        let identity = RowIdentity { log: LogId(1), transaction: 0xAB, ordinal: 3 };
+        let mut row = OutboxRow::new(identity, 1_000);
+        row.aggregate_type = Some(Bytes::from_static(b"Order"));
+        row.aggregate_id = Some(Bytes::from_static(b"o-1"));
+        row.payload = Some(Bytes::from_static(b"{\"n\": 9007199254740993, \"d\": 1.10}"));
+        row
+    }
+
+    fn encoder(columns: &mut Columns) -> Encoder {
+        Encoder::new(Template::parse("outbox.event.{aggregatetype}", columns).unwrap())
+    }
+
+    #[test]
+    fn payload_and_key_are_the_very_bytes_that_were_read() {
+        let mut columns = Columns::debezium();
+        let row = row();
+        let (key, payload) = (row.aggregate_id.clone().unwrap(), row.payload.clone().unwrap());
+        let message = encoder(&mut columns).message(row).unwrap();
+        assert_eq!(message.key.unwrap().as_ptr(), key.as_ptr());
+        assert_eq!(message.value.unwrap().as_ptr(), payload.as_ptr());
+        assert_eq!(message.timestamp_micros, 1_000);
+    }
+
+    #[test]
+    fn a_null_payload_is_a_tombstone() {
+        let mut row = row();
+        row.payload = None;
+        assert!(encoder(&mut Columns::debezium()).message(row).unwrap().value.is_none());
+    }
+
+    #[test]
+    fn members_of_the_headers_column_become_headers_in_their_order() {
+        let mut row = row();
+        let json =
+            r#" {"traceparent":"00-ab\u0021","n":1.10,"o":{"a": [1]},"none":null,"id":"x"} "#;
+        row.headers = Some(Bytes::from_static(json.as_bytes()));
+        let headers = encoder(&mut Columns::debezium()).message(row).unwrap().headers;
+        let pairs: Vec<_> = headers.iter().map(|header| (&*header.name, &*header.value)).collect();
+        let expected: [(&str, &[u8]); 3] =
+            [("traceparent", b"00-ab!"), ("n", b"1.10"), ("o", b"{\"a\": [1]}")];
+        assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn headers_that_are_no_object_name_the_row_and_not_the_value() {
+        let mut row = row();
+        row.headers = Some(Bytes::from_static(b"[\"secret\"]"));
+        let error = encoder(&mut Columns::debezium()).message(row).unwrap_err().to_string();
+        assert!(error.contains("1:AB:3") && error.contains("headers"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn further_columns_are_placed_as_header_and_partition() {
+        let mut columns = Columns::debezium();
+        let mut encoder = encoder(&mut columns);
+        encoder.place_header("tenant", "tenant_id", &mut columns);
+        encoder.place_partition("slot", &mut columns);
+        let mut row = row();
+        row.extra = vec![Some(Bytes::from_static(b"acme")), Some(Bytes::from_static(b"7"))];
+        let message = encoder.message(row.clone()).unwrap();
+        assert_eq!(message.headers[0], Header { name: "tenant".into(), value: "acme".into() });
+        assert_eq!(message.partition, Some(7));
+        row.extra[1] = Some(Bytes::from_static(b"-1"));
+        assert!(encoder.message(row).is_err());
+    }
+}

@@ -1,0 +1,243 @@
+//! Each rule of a lane, against a scripted sink and a paused clock: no test sleeps.
+
+use super::*;
+use crate::ledger::Ledger;
+use crate::sink::scripted::{ScriptedSink, message};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+struct Bench {
+    sink: Arc<ScriptedSink>,
+    inbox: Option<mpsc::Sender<Vec<Envelope>>>,
+    outcomes: mpsc::Receiver<Outcome>,
+    ledger: Ledger<u64>,
+    lane: tokio::task::JoinHandle<()>,
+    halt: Arc<AtomicBool>,
+}
+
+impl Bench {
+    fn new(sink: ScriptedSink) -> Self {
+        Self::with_rules(sink, |_| {})
+    }
+
+    fn with_rules(sink: ScriptedSink, change: impl FnOnce(&mut LaneRules)) -> Self {
+        let sink = Arc::new(sink);
+        let (inbox_sender, inbox) = mpsc::channel(1000);
+        let (outcome_sender, outcomes) = mpsc::channel(1000);
+        let (troubles, _) = mpsc::channel(1);
+        let halt = Arc::new(AtomicBool::new(false));
+        let mut rules = LaneRules {
+            limits: sink.limits(),
+            pipeline_keys: false,
+            topic_wait: 60 * SECOND,
+            backoff: Backoff { first: SECOND / 10, max: SECOND },
+        };
+        change(&mut rules);
+        let lane = Lane {
+            sink: Arc::clone(&sink) as Arc<dyn Sink>,
+            rules,
+            inbox,
+            outcomes: outcome_sender,
+            troubles,
+            halt: Arc::clone(&halt),
+        };
+        Self {
+            sink,
+            inbox: Some(inbox_sender),
+            outcomes,
+            ledger: Ledger::new(1000),
+            lane: tokio::spawn(lane.run()),
+            halt,
+        }
+    }
+
+    /// Sends rows, numbered from `first`, as one batch.
+    fn send(&mut self, first: u64, keys: &[&str]) {
+        let envelopes = keys.iter().zip(first..).map(|(key, row)| {
+            let ticket = self.ledger.enter();
+            self.ledger.boundary(row);
+            let domain = Domain(u64::from(key.as_bytes()[0]));
+            Envelope { ticket, domain, message: message(key, row) }
+        });
+        self.inbox.as_ref().unwrap().try_send(envelopes.collect()).unwrap();
+    }
+
+    /// Lets the lane end, and returns how far the position came and what else was said.
+    async fn finish(mut self) -> (Option<u64>, Vec<Outcome>, Arc<ScriptedSink>) {
+        self.inbox.take();
+        self.lane.await.unwrap();
+        let mut others = Vec::new();
+        while let Some(outcome) = self.outcomes.recv().await {
+            match outcome {
+                Outcome::Settled(tickets) => {
+                    tickets.into_iter().for_each(|ticket| self.ledger.settle(ticket));
+                }
+                other => others.push(other),
+            }
+        }
+        (self.ledger.advance(), others, self.sink)
+    }
+}
+
+fn unknown() -> Verdict {
+    Verdict::Unknown("no answer".into())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_came_while_the_lane_was_busy_is_one_batch() {
+    let mut bench = Bench::new(ScriptedSink::new(true));
+    bench.send(1, &["a"]);
+    bench.send(2, &["b", "a"]);
+    bench.send(4, &["c"]);
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(4));
+    assert_eq!(sink.batches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_key_has_one_row_in_the_air_where_the_broker_keeps_no_order() {
+    let mut bench = Bench::new(ScriptedSink::new(false));
+    bench.send(1, &["hot", "hot", "hot", "b", "c"]);
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(5));
+    for batch in sink.batches() {
+        assert!(batch.iter().filter(|(key, _)| key == "hot").count() <= 1, "{batch:?}");
+    }
+    // The hot key did not hold the others up: all three keys went in the first batch.
+    assert_eq!(sink.batches()[0].len(), 3);
+    assert_eq!(sink.rows_of("hot"), [1, 2, 3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pipeline_keys_sends_several_rows_of_a_key_at_once() {
+    let sink = ScriptedSink::new(false);
+    let mut bench = Bench::with_rules(sink, |rules| rules.pipeline_keys = true);
+    bench.send(1, &["hot", "hot", "hot"]);
+    let (_, _, sink) = bench.finish().await;
+    assert_eq!(sink.batches().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_unknown_in_the_middle_goes_again_before_later_rows_of_its_key() {
+    // given a batch of three keys of which the middle one fails, twice
+    let bench_sink = ScriptedSink::new(false);
+    for _ in 0..2 {
+        bench_sink.answer(|batch| {
+            let verdict = |message: &Message| match message.key.as_deref() {
+                Some(b"b") => unknown(),
+                _ => Verdict::Confirmed,
+            };
+            Ok(batch.iter().map(verdict).collect())
+        });
+    }
+    let mut bench = Bench::new(bench_sink);
+    bench.send(1, &["a", "b", "c", "b", "a"]);
+    // when all is done
+    let (position, others, sink) = bench.finish().await;
+    // then the other keys went on meanwhile, and b's second row waited for its first
+    assert_eq!(position, Some(5));
+    assert!(others.is_empty());
+    assert_eq!(sink.rows_of("a"), [1, 5]);
+    let of_b = sink.rows_of("b");
+    assert_eq!(of_b.last(), Some(&4));
+    assert!(of_b[..of_b.len() - 1].iter().all(|row| *row == 2) && of_b.len() >= 3, "{of_b:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_failed_batch_everything_goes_again_in_order() {
+    let sink = ScriptedSink::new(true);
+    for _ in 0..5 {
+        sink.answer(|_| Err(Failure::transient("connection lost")));
+    }
+    let mut bench = Bench::new(sink);
+    bench.send(1, &["a", "a", "b", "a"]);
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(4));
+    assert_eq!(sink.batches().len(), 6);
+    assert!(sink.rows_of("a").chunks(3).all(|rows| rows == [1, 2, 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_confirmed_row_behind_an_unknown_one_of_its_key_is_not_sent_again() {
+    // given a broker that promises to keep a key's order, and did not
+    let sink = ScriptedSink::new(true);
+    sink.answer(|_| Ok(vec![Verdict::Confirmed, unknown(), Verdict::Confirmed, unknown()]));
+    let mut bench = Bench::new(sink);
+    bench.send(1, &["a", "a", "a", "a"]);
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(4));
+    assert_eq!(sink.rows_of("a"), [1, 2, 3, 4, 2, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_row_ends_the_lane_and_is_never_settled() {
+    let sink = ScriptedSink::new(false);
+    sink.answer(|_| {
+        Ok(vec![Verdict::Confirmed, Verdict::Rejected("too large".into()), Verdict::Confirmed])
+    });
+    let mut bench = Bench::new(sink);
+    bench.send(1, &["a", "b", "c", "b", "c"]);
+    let (position, others, sink) = bench.finish().await;
+    // then the position stays before row 2, and no later row of its key was sent
+    assert_eq!(position, Some(1));
+    assert_eq!(sink.rows_of("b"), [2]);
+    let [Outcome::Rejected { identity, reason }] = &others[..] else { panic!("{others:?}") };
+    assert_eq!((identity.transaction, reason.as_str()), (2, "too large"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_destination_is_waited_for_and_then_rejected() {
+    // given a topic that never comes
+    let sink = ScriptedSink::new(true);
+    for _ in 0..10_000 {
+        sink.answer(|batch| {
+            let absent = || Verdict::Absent("topic \"orders\" does not exist".into());
+            Ok(batch.iter().map(|_| absent()).collect())
+        });
+    }
+    let mut bench = Bench::new(sink);
+    let started = Instant::now();
+    bench.send(1, &["a"]);
+    let (position, others, _) = bench.finish().await;
+    assert!(started.elapsed() >= 60 * SECOND && started.elapsed() < 63 * SECOND);
+    assert_eq!(position, None);
+    assert!(matches!(&others[..], [Outcome::Rejected { .. }]), "{others:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_destination_that_comes_in_time_loses_nothing() {
+    let sink = ScriptedSink::new(true);
+    for _ in 0..5 {
+        sink.answer(|batch| Ok(vec![Verdict::Absent("not yet".into()); batch.len()]));
+    }
+    let mut bench = Bench::new(sink);
+    bench.send(1, &["a", "a"]);
+    let (position, others, _) = bench.finish().await;
+    assert_eq!(position, Some(2));
+    assert!(others.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halted_lane_sends_nothing_more() {
+    let mut bench = Bench::new(ScriptedSink::new(false));
+    bench.sink.shut("a");
+    bench.send(1, &["a", "a"]);
+    tokio::task::yield_now().await;
+    bench.halt.store(true, Ordering::Relaxed);
+    bench.sink.open();
+    let (position, _, sink) = bench.finish().await;
+    // then what was in the air has settled, and the row behind it was not sent
+    assert_eq!(position, Some(1));
+    assert_eq!(sink.rows_of("a"), [1]);
+}
+
+#[test]
+fn waits_grow_to_their_bound_and_differ() {
+    let backoff = Backoff { first: SECOND / 10, max: 10 * SECOND };
+    for attempts in 1..100 {
+        let wait = backoff.after(attempts);
+        assert!(wait >= SECOND / 20 && wait <= 10 * SECOND, "{attempts}: {wait:?}");
+    }
+    assert!(backoff.after(30) >= 5 * SECOND);
+    assert_ne!(backoff.after(30), backoff.after(30));
+}

@@ -1,0 +1,118 @@
+//! What a relay says in its log while it works. At most one line a second about each edge, however
+//! many lanes fail at once; never a payload or a key.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::RelayOptions;
+use crate::failure::Failure;
+
+/// Time between two lines about the same trouble.
+const QUIET: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+pub(super) struct Report {
+    confirmed: u64,
+    confirmed_before: u64,
+    summary_at: Instant,
+    stall_warned_at: Option<Instant>,
+    sink_said_at: Option<Instant>,
+    /// Ages: (rows entered until then, when), oldest first. One entry a tick, so the oldest
+    /// unsettled row's age is known to a second without a clock call a row.
+    entered: VecDeque<(u64, Instant)>,
+    entered_now: u64,
+}
+
+impl Report {
+    pub(super) fn new() -> Self {
+        Self {
+            confirmed: 0,
+            confirmed_before: 0,
+            summary_at: Instant::now(),
+            stall_warned_at: None,
+            sink_said_at: None,
+            entered: VecDeque::new(),
+            entered_now: 0,
+        }
+    }
+
+    pub(super) fn entered(&mut self, rows: u64) {
+        self.entered_now = rows;
+    }
+
+    pub(super) fn confirmed(&mut self, rows: usize) {
+        self.confirmed += rows as u64;
+    }
+
+    pub(super) fn confirmed_rows(&self) -> u64 {
+        self.confirmed
+    }
+
+    pub(super) fn recovered(&mut self, edge: &str, since: Instant) {
+        tracing::info!(after_seconds = since.elapsed().as_secs_f32(), "{edge} works again");
+        self.sink_said_at = None;
+    }
+
+    pub(super) fn source_retry(&self, failure: &Failure, wait: Duration) {
+        tracing::warn!(
+            retry_in_seconds = wait.as_secs_f32(),
+            "the source does not answer, retrying: {failure}"
+        );
+    }
+
+    /// The first line at once, then one every [`QUIET`].
+    pub(super) fn sink_retry(&mut self, reason: &str) {
+        if self.sink_said_at.is_some_and(|at| at.elapsed() < QUIET) {
+            return;
+        }
+        self.sink_said_at = Some(Instant::now());
+        tracing::warn!("the sink does not confirm, retrying: {reason}");
+    }
+
+    /// Once a second: the stall warning and the summary.
+    pub(super) fn tick(
+        &mut self,
+        options: &RelayOptions,
+        settled_prefix: u64,
+        unsettled: usize,
+        held_bytes: usize,
+        behind_bytes: Option<u64>,
+    ) {
+        let now = Instant::now();
+        while self.entered.front().is_some_and(|(rows, _)| *rows <= settled_prefix) {
+            self.entered.pop_front();
+        }
+        if self.entered.back().map_or(settled_prefix, |(rows, _)| *rows) < self.entered_now {
+            self.entered.push_back((self.entered_now, now));
+        }
+        let oldest = self.entered.front().map_or(Duration::ZERO, |(_, at)| now - *at);
+        let warned = self.stall_warned_at.is_some_and(|at| now - at < options.stall_warning);
+        if oldest >= options.stall_warning && !warned {
+            self.stall_warned_at = Some(now);
+            tracing::warn!(
+                oldest_unsettled_seconds = oldest.as_secs(),
+                unsettled,
+                "rows wait without a confirm; the position waits with the oldest of them"
+            );
+        }
+        if now - self.summary_at >= options.summary_interval {
+            tracing::info!(
+                confirmed = self.confirmed,
+                confirmed_since_last = self.confirmed - self.confirmed_before,
+                in_flight = unsettled,
+                oldest_unsettled_seconds = oldest.as_secs(),
+                held_bytes,
+                behind_bytes,
+                "summary"
+            );
+            self.confirmed_before = self.confirmed;
+            self.summary_at = now;
+        }
+    }
+
+    pub(super) fn last(&self, unsettled: usize) {
+        tracing::info!(confirmed = self.confirmed, unsettled, "stopped");
+    }
+}

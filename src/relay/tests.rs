@@ -1,0 +1,307 @@
+//! The relay's loop, schedule by schedule, against a scripted sink and source and a paused clock.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+
+use super::*;
+use crate::identity::LogId;
+use crate::outbox::{Columns, OutboxRow};
+use crate::route::Template;
+use crate::sink::Verdict;
+use crate::sink::scripted::ScriptedSink;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+type Step = Result<Vec<Change<u64>>, Failure>;
+
+/// Yields its steps, then waits for ever.
+struct ScriptedSource {
+    steps: VecDeque<Step>,
+    acknowledged: Arc<Mutex<Vec<u64>>>,
+}
+
+impl Source for ScriptedSource {
+    type Position = u64;
+
+    async fn next(&mut self, changes: &mut Vec<Change<u64>>) -> Result<(), Failure> {
+        match self.steps.pop_front() {
+            Some(step) => {
+                changes.extend(step?);
+                Ok(())
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    fn acknowledge(&mut self, position: u64) {
+        self.acknowledged.lock().unwrap().push(position);
+    }
+
+    fn behind_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        Ok(())
+    }
+}
+
+fn row(key: &str, number: u64) -> Change<u64> {
+    let identity = RowIdentity { log: LogId(1), transaction: number, ordinal: 0 };
+    let mut row = OutboxRow::new(identity, 0);
+    row.aggregate_type = Some(Bytes::from_static(b"Order"));
+    row.aggregate_id = Some(Bytes::copy_from_slice(key.as_bytes()));
+    Change::Row(row)
+}
+
+/// Transactions of one row each, the position of each being its row's number.
+fn transactions(keys: &[&str], first: u64) -> Vec<Change<u64>> {
+    let pairs = keys.iter().zip(first..);
+    pairs.flat_map(|(key, number)| [row(key, number), Change::Commit(number)]).collect()
+}
+
+struct Running {
+    sink: Arc<ScriptedSink>,
+    acknowledged: Arc<Mutex<Vec<u64>>>,
+    stop: watch::Sender<bool>,
+    relay: tokio::task::JoinHandle<Result<Summary, RelayError>>,
+}
+
+impl Running {
+    fn start(sink: ScriptedSink, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self::with_options(sink, steps, |_| {})
+    }
+
+    fn with_options(
+        sink: ScriptedSink,
+        steps: impl IntoIterator<Item = Step>,
+        change: impl FnOnce(&mut RelayOptions),
+    ) -> Self {
+        let sink = Arc::new(sink);
+        let acknowledged = Arc::new(Mutex::default());
+        let source = ScriptedSource {
+            steps: steps.into_iter().collect(),
+            acknowledged: Arc::clone(&acknowledged),
+        };
+        let mut options = RelayOptions::default();
+        change(&mut options);
+        let template = Template::parse("{aggregatetype}", &mut Columns::debezium()).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let relay = run(
+            source,
+            Arc::clone(&sink) as Arc<dyn Sink>,
+            Encoder::new(template),
+            Budget::new(1 << 20),
+            options,
+            stopped,
+        );
+        Self { sink, acknowledged, stop, relay: tokio::spawn(relay) }
+    }
+
+    /// The last position acknowledged.
+    fn position(&self) -> Option<u64> {
+        self.acknowledged.lock().unwrap().last().copied()
+    }
+
+    /// Lets everything run that can: with the clock paused, time moves only when nothing can.
+    async fn settle(&self) {
+        tokio::time::sleep(SECOND / 100).await;
+    }
+
+    async fn stop(self) -> Result<Summary, RelayError> {
+        self.stop.send(true).unwrap();
+        self.relay.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_go_through_and_the_position_follows() {
+    let running = Running::start(
+        ScriptedSink::new(false),
+        [Ok(transactions(&["a", "b"], 1)), Ok(transactions(&["a"], 3))],
+    );
+    running.settle().await;
+    assert_eq!(running.position(), Some(3));
+    assert_eq!(running.sink.rows_of("a"), [1, 3]);
+    assert_eq!(running.stop().await.unwrap(), Summary { confirmed: 3, unsettled: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stuck_lane_holds_the_position_and_not_the_others() {
+    // given one key whose broker does not answer, and a ledger with room for ten rows
+    let sink = ScriptedSink::new(false);
+    sink.shut("stuck");
+    let others = ["b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m"];
+    let steps = [Ok(transactions(&["a", "stuck"], 1)), Ok(transactions(&others, 3))];
+    let running = Running::with_options(sink, steps, |options| options.rows_max = 10);
+    running.settle().await;
+    // then the others run on as far as the ledger reaches, and no further
+    let delivered: usize = running.sink.batches().iter().map(Vec::len).sum();
+    assert!((1..10).contains(&delivered), "{delivered}");
+    assert_eq!(running.position(), Some(1));
+    // and when it answers, everything arrives once
+    running.sink.open();
+    running.settle().await;
+    assert_eq!(running.position(), Some(14));
+    let delivered: usize = running.sink.batches().iter().map(Vec::len).sum();
+    assert_eq!(delivered, 14);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_queues_both_ways_do_not_deadlock() {
+    // given reads much larger than the ledger
+    let keys: Vec<String> = (0..1000).map(|number| format!("k{number}")).collect();
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    let steps = (0..10).map(|step| Ok(transactions(&keys, step * 1000 + 1)));
+    let running = Running::with_options(ScriptedSink::new(false), steps.collect::<Vec<_>>(), |o| {
+        o.rows_max = 3;
+    });
+    running.settle().await;
+    assert_eq!(running.position(), Some(10_000));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_position_is_not_acknowledged_while_a_row_waits() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let running = Running::start(sink, [Ok(transactions(&["a"], 1)), Ok(vec![Change::Idle(100)])]);
+    running.settle().await;
+    assert_eq!(running.position(), None);
+    running.sink.open();
+    running.settle().await;
+    assert_eq!(running.position(), Some(100));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_inside_a_transaction_reads_on_to_its_end_and_no_further() {
+    // given a transaction of which half has arrived
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let rest = [vec![row("c", 1), Change::Commit(1)], transactions(&["d"], 2)].concat_changes();
+    let steps = [Ok(vec![row("a", 1), row("b", 1)]), Ok(rest)];
+    let running = Running::with_options(sink, steps, |options| options.rows_max = 2);
+    running.settle().await;
+    // when the relay is stopped while its ledger is full, and the broker answers later
+    running.stop.send(true).unwrap();
+    running.settle().await;
+    running.sink.open();
+    running.settle().await;
+    // then the whole transaction is confirmed and acknowledged, and nothing of the next was sent
+    assert_eq!(running.position(), Some(1));
+    assert!(running.sink.rows_of("d").is_empty());
+    let summary = running.relay.await.unwrap().unwrap();
+    assert_eq!(summary, Summary { confirmed: 3, unsettled: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_a_dead_broker_longer_than_it_may() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let running = Running::start(sink, [Ok(transactions(&["a", "b"], 1))]);
+    running.settle().await;
+    let started = Instant::now();
+    let position = Arc::clone(&running.acknowledged);
+    let summary = running.stop().await.unwrap();
+    assert!(started.elapsed() >= 30 * SECOND && started.elapsed() < 32 * SECOND);
+    assert_eq!(summary, Summary { confirmed: 1, unsettled: 1 });
+    assert!(position.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rejected_row_stops_the_relay_before_its_position() {
+    let sink = ScriptedSink::new(false);
+    sink.answer(|_| Ok(vec![Verdict::Rejected("message of 2 MB, limit 1 MB".into())]));
+    let running = Running::start(sink, [Ok(transactions(&["a"], 1)), Ok(transactions(&["b"], 2))]);
+    let acknowledged = Arc::clone(&running.acknowledged);
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(matches!(error, RelayError::Rejected { .. }), "{error}");
+    assert!(acknowledged.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_cannot_become_a_message_stops_the_relay_before_its_position() {
+    let identity = RowIdentity { log: LogId(1), transaction: 2, ordinal: 0 };
+    let without_type = Change::Row(OutboxRow::new(identity, 0));
+    let steps = [Ok(transactions(&["a"], 1)), Ok(vec![without_type, Change::Commit(2)])];
+    let running = Running::start(ScriptedSink::new(false), steps);
+    let acknowledged = Arc::clone(&running.acknowledged);
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("aggregatetype"), "{error}");
+    assert_eq!(acknowledged.lock().unwrap().last(), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_lane_ends_the_relay() {
+    let sink = ScriptedSink::new(false);
+    sink.answer(|_| panic!("planted"));
+    let running = Running::start(sink, [Ok(transactions(&["a"], 1))]);
+    let acknowledged = Arc::clone(&running.acknowledged);
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(matches!(error, RelayError::Panic(_)), "{error}");
+    assert!(acknowledged.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_connection_to_the_source_is_retried_with_rows_in_flight() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let lost = || Err(Failure::transient("connection reset"));
+    let steps = [Ok(transactions(&["a"], 1)), lost(), lost(), Ok(transactions(&["b"], 2))];
+    let running = Running::start(sink, steps);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(running.sink.rows_of("b"), [2]);
+    running.sink.open();
+    running.settle().await;
+    assert_eq!(running.position(), Some(2));
+    assert_eq!(running.sink.rows_of("a"), [1]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn refused_credentials_are_definite_at_start_and_transient_later() {
+    let denied = || Failure::denied("password authentication failed");
+    // given a password that is wrong from the start
+    let running = Running::start(ScriptedSink::new(false), [Err(denied())]);
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(matches!(error, RelayError::Source(_)), "{error}");
+    // given one that is wrong for a while, later
+    let steps = [Ok(transactions(&["a"], 1)), Err(denied()), Ok(transactions(&["a"], 2))];
+    let running = Running::start(ScriptedSink::new(false), steps);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(running.position(), Some(2));
+    running.stop().await.unwrap();
+    // given one that stays wrong
+    let steps = std::iter::once(Ok(transactions(&["a"], 1)));
+    let steps = steps.chain((0..1000).map(|_| Err(denied())));
+    let running = Running::start(ScriptedSink::new(false), steps);
+    let started = Instant::now();
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(matches!(error, RelayError::Source(_)), "{error}");
+    assert!(started.elapsed() >= 300 * SECOND);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_refuses_the_password_at_start_stops_the_relay() {
+    let sink = ScriptedSink::new(false);
+    sink.answer_probe(Failure::transient("connection refused"));
+    sink.answer_probe(Failure::denied("access refused for user"));
+    let running = Running::start(sink, []);
+    let error = running.relay.await.unwrap().unwrap_err();
+    assert!(matches!(error, RelayError::Sink(_)), "{error}");
+}
+
+/// Joins lists of changes, which are not `Clone`.
+trait ConcatChanges {
+    fn concat_changes(self) -> Vec<Change<u64>>;
+}
+
+impl<const N: usize> ConcatChanges for [Vec<Change<u64>>; N] {
+    fn concat_changes(self) -> Vec<Change<u64>> {
+        self.into_iter().flatten().collect()
+    }
+}

@@ -1,0 +1,130 @@
+//! A sink that does what a test says, for lanes and relay. Real brokers have tests of their own.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::{Limits, Sink, Verdict};
+use crate::failure::Failure;
+use crate::identity::{LogId, RowIdentity};
+use crate::message::Message;
+
+type Answer = Box<dyn FnMut(&[Message]) -> Result<Vec<Verdict>, Failure> + Send>;
+
+/// Confirms everything, unless an answer is scripted or its gate is shut.
+pub(crate) struct ScriptedSink {
+    pub(crate) limits: Limits,
+    answers: Mutex<VecDeque<Answer>>,
+    /// What was delivered, batch by batch: keys with their row numbers.
+    batches: Mutex<Vec<Vec<(String, u64)>>>,
+    probes: Mutex<VecDeque<Failure>>,
+    /// Keys whose batches wait until the gate opens.
+    shut: watch::Sender<Option<&'static str>>,
+}
+
+impl ScriptedSink {
+    pub(crate) fn new(keeps_key_order: bool) -> Self {
+        let limits = Limits {
+            batch_messages_max: 100,
+            batch_bytes_max: 1 << 20,
+            lanes_max: 8,
+            keeps_key_order,
+        };
+        Self {
+            limits,
+            answers: Mutex::default(),
+            batches: Mutex::default(),
+            probes: Mutex::default(),
+            shut: watch::Sender::new(None),
+        }
+    }
+
+    /// The next batch that has no scripted answer yet gets this one.
+    pub(crate) fn answer(
+        &self,
+        answer: impl FnMut(&[Message]) -> Result<Vec<Verdict>, Failure> + Send + 'static,
+    ) {
+        self.answers.lock().unwrap().push_back(Box::new(answer));
+    }
+
+    pub(crate) fn answer_probe(&self, failure: Failure) {
+        self.probes.lock().unwrap().push_back(failure);
+    }
+
+    /// Batches with this key hang until `open`.
+    pub(crate) fn shut(&self, key: &'static str) {
+        self.shut.send_replace(Some(key));
+    }
+
+    pub(crate) fn open(&self) {
+        self.shut.send_replace(None);
+    }
+
+    pub(crate) fn batches(&self) -> Vec<Vec<(String, u64)>> {
+        self.batches.lock().unwrap().clone()
+    }
+
+    /// Row numbers that were delivered for one key, repeats included.
+    pub(crate) fn rows_of(&self, key: &str) -> Vec<u64> {
+        let batches = self.batches();
+        batches.into_iter().flatten().filter(|(of, _)| of == key).map(|(_, row)| row).collect()
+    }
+}
+
+impl Sink for ScriptedSink {
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
+        let answer = self.probes.lock().unwrap().pop_front();
+        Box::pin(async move { answer.map_or(Ok(Vec::new()), Err) })
+    }
+
+    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
+        let keys: Vec<_> = batch.iter().map(|message| (key(message), row(message))).collect();
+        Box::pin(async move {
+            let blocked = |shut: &Option<&str>| {
+                shut.is_some_and(|shut| keys.iter().any(|(key, _)| key == shut))
+            };
+            let mut gate = self.shut.subscribe();
+            drop(gate.wait_for(|shut| !blocked(shut)).await.map(drop));
+            self.batches.lock().unwrap().push(keys);
+            let answer = self.answers.lock().unwrap().pop_front();
+            match answer {
+                Some(mut answer) => answer(batch),
+                None => Ok(vec![Verdict::Confirmed; batch.len()]),
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+fn key(message: &Message) -> String {
+    String::from_utf8(message.key.as_ref().map_or(Vec::new(), |key| key.to_vec())).unwrap()
+}
+
+fn row(message: &Message) -> u64 {
+    message.identity.transaction
+}
+
+/// A message whose key and row number a test can tell apart.
+pub(crate) fn message(key: &str, row: u64) -> Message {
+    Message {
+        topic: "orders".into(),
+        key: Some(Bytes::copy_from_slice(key.as_bytes())),
+        value: Some(Bytes::from_static(b"{}")),
+        id: None,
+        event_type: None,
+        headers: Vec::new(),
+        timestamp_micros: 0,
+        partition: None,
+        identity: RowIdentity { log: LogId(1), transaction: row, ordinal: 0 },
+    }
+}
