@@ -1,0 +1,178 @@
+//! Why the PostgreSQL source cannot go on, and what helps: the one place that judges.
+
+use std::time::Duration;
+
+use super::connect::ConnectError;
+use super::decoder::DecodeError;
+use super::intake::IntakeError;
+use super::lsn::Lsn;
+use super::precondition::Finding;
+use super::wire::{ServerError, WireError};
+use crate::failure::{Failure, FailureKind};
+
+/// See the module. The text names the object, and for a definite error the remedy.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PostgresError {
+    /// No connection.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// The connection broke, or the server ended it.
+    #[error("the replication connection ended: {0}")]
+    Wire(#[source] WireError),
+    /// A catalog query failed.
+    #[error("could not read the catalog")]
+    Catalog(#[from] tokio_postgres::Error),
+    /// A precondition does not hold.
+    #[error("{}: {}; {}", .0.name, .0.detail, .0.fix.as_deref().unwrap_or("no remedy known"))]
+    Precondition(Finding),
+    /// The stream itself says that the publication is not there.
+    #[error(
+        "publication \"{publication}\" is missing where slot \"{slot}\" reads: {message}. A \
+         publication must be older than the slot that uses it, and making it again does not help \
+         this slot: make the publication, then drop the slot and make a new one (rows since \
+         {acknowledged} are then published by hand or by `replay`)"
+    )]
+    Publication {
+        /// Name of the publication.
+        publication: String,
+        /// Name of the slot.
+        slot: String,
+        /// The server's own words.
+        message: String,
+        /// What is safe.
+        acknowledged: Lsn,
+    },
+    /// Another cluster answers under the same address.
+    #[error(
+        "the server is another one than before: system identifier {found}, was {expected}. \
+         Nothing was acknowledged to it; if it is the right one now, restart walpost"
+    )]
+    OtherSystem {
+        /// Before the reconnect.
+        expected: u64,
+        /// Now.
+        found: u64,
+    },
+    /// A standby was promoted, or a backup restored.
+    #[error(
+        "the server is on timeline {found}, was on {expected}: it was promoted or restored, and \
+         may lack rows that were published. Nothing was acknowledged to it; check that slot \
+         \"{slot}\" came along, then restart walpost"
+    )]
+    OtherTimeline {
+        /// Before the reconnect.
+        expected: u32,
+        /// Now.
+        found: u32,
+        /// Name of the slot.
+        slot: String,
+    },
+    /// The server came back with less than it had acknowledged.
+    #[error(
+        "the server's log ends at {end}, before {received}, up to which it was read already: it \
+         lost data or was restored from a backup. Restart walpost to go on from the slot"
+    )]
+    WentBack {
+        /// Where its log ends.
+        end: Lsn,
+        /// What we have received of it.
+        received: Lsn,
+    },
+    /// Somebody else used the slot while we were away.
+    #[error(
+        "slot \"{slot}\" is at {confirmed}, ahead of {acknowledged}, which is all that this relay \
+         acknowledged: another relay used it, or it was advanced or made anew. Restart walpost to \
+         go on from the slot"
+    )]
+    SlotMoved {
+        /// Name of the slot.
+        slot: String,
+        /// Where the slot is.
+        confirmed: Lsn,
+        /// Where we left it.
+        acknowledged: Lsn,
+    },
+    /// A message that cannot be understood.
+    #[error("could not read the stream of slot \"{slot}\"")]
+    Decode {
+        /// Name of the slot.
+        slot: String,
+        /// What is wrong with it.
+        source: DecodeError,
+    },
+    /// A row above the bound.
+    #[error(
+        "a row of {bytes} bytes is above row_bytes_max = {bytes_max}: raise it to at least \
+         {bytes} and restart walpost"
+    )]
+    RowTooLarge {
+        /// Of the row's message.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// Given up by us, so that the server may shut down or fail over while no broker confirms.
+    #[error(
+        "no confirm for {after:?} while rows wait: the connection was let go, so that the server \
+         is free to shut down; it is taken up again with the next confirm"
+    )]
+    LetGo {
+        /// `let_go_after`.
+        after: Duration,
+    },
+    /// A bug.
+    #[error("the reader thread ended with a panic")]
+    ReaderGone,
+}
+
+impl PostgresError {
+    /// What it asks for. What is unproven is transient.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Connect(error) => error.kind(),
+            Self::Wire(error) => wire_kind(error),
+            Self::Catalog(_) | Self::LetGo { .. } => FailureKind::Transient,
+            Self::Precondition(_)
+            | Self::Publication { .. }
+            | Self::OtherSystem { .. }
+            | Self::OtherTimeline { .. }
+            | Self::WentBack { .. }
+            | Self::SlotMoved { .. }
+            | Self::Decode { .. }
+            | Self::RowTooLarge { .. }
+            | Self::ReaderGone => FailureKind::Definite,
+        }
+    }
+
+    pub(crate) fn intake(error: IntakeError, bytes_max: usize) -> Self {
+        match error {
+            IntakeError::Frame(error) => Self::Wire(error.into()),
+            IntakeError::TooLarge { bytes } => Self::RowTooLarge { bytes, bytes_max },
+        }
+    }
+}
+
+impl From<PostgresError> for Failure {
+    fn from(error: PostgresError) -> Self {
+        Failure::new(error.kind(), error)
+    }
+}
+
+/// Codes that mean the same whenever they come on a replication connection.
+///
+/// 55000 is how a lost slot shows (14 to 18 word it differently); it is transient here because the
+/// next connect looks the slot up and says `lost` by name. 42704 is a publication that is missing
+/// in the past; `reader` has named it before this is asked.
+fn wire_kind(error: &WireError) -> FailureKind {
+    match error.server().map(|error| error.code.as_str()) {
+        // undefined_object, syntax_error, feature_not_supported, invalid_parameter_value
+        Some("42704" | "42601" | "0A000" | "22023") => FailureKind::Definite,
+        _ => error.kind(),
+    }
+}
+
+/// Whether the slot is in use by another connection, which is no error but a turn to wait for.
+pub(crate) fn is_slot_in_use(error: &ServerError) -> bool {
+    error.code == "55006"
+}
