@@ -1,16 +1,19 @@
 //! One connection after its socket is open: frames, the login's answers, simple queries, and the
 //! switch to copy-both.
 //!
-//! Owns the framing and the server's error fields. It does not know hosts, TLS, passwords or
+//! Owns the framing. It does not know hosts, TLS, passwords or
 //! what a replication stream carries.
 //!
 //! ```text
 //! frame:   tag u8 │ length u32, counts itself and the body │ body
 //! ```
 //!
-//! Source: PostgreSQL documentation, 55.7 "Message Formats", 55.8 "Error and Notice Message
-//! Fields", 55.4 "Streaming Replication Protocol". The same for all of PostgreSQL 10 to 18.
+//! Source: PostgreSQL documentation, 55.7 "Message Formats", 55.4 "Streaming Replication
+//! Protocol". The same for all of PostgreSQL 10 to 18.
 #![deny(clippy::indexing_slicing, clippy::cast_possible_truncation)]
+
+mod server_error;
+mod standby;
 
 use std::fmt;
 use std::io;
@@ -18,6 +21,11 @@ use std::io;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+pub use server_error::ServerError;
+use standby::put_terminate;
+#[cfg_attr(not(test), expect(unused_imports, reason = "the stream reader comes next"))]
+pub(crate) use standby::{StandbyStatus, put_copy_done, put_status_update};
 
 use super::connect::PgStream;
 use crate::failure::FailureKind;
@@ -97,78 +105,6 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
     }
     Ok(Some((tag, length as usize + 1)))
 }
-
-/// An ErrorResponse or NoticeResponse.
-///
-/// `Display` leaves `detail` and `context` out: they may quote values of rows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ServerError {
-    /// ERROR, FATAL, PANIC, WARNING, …: never localised.
-    pub severity: String,
-    /// SQLSTATE.
-    pub code: String,
-    /// Localised by the server's `lc_messages`: match `code` and `routine`, not this.
-    pub message: String,
-    /// More about the problem; may quote values of rows.
-    pub detail: Option<String>,
-    /// What to do, in the server's words.
-    pub hint: Option<String>,
-    /// Characters into the query, from 1.
-    pub position: Option<u32>,
-    /// Call stack of the server's functions.
-    pub context: Option<String>,
-    /// Name of the server's C function that raised it.
-    pub routine: Option<String>,
-}
-
-impl ServerError {
-    /// Reads the body (without header) of an ErrorResponse or NoticeResponse. Lenient: a field
-    /// that is cut off is left out, since half a reason is better than none.
-    ///
-    /// ```text
-    /// { field u8 │ text, zero byte }* │ zero byte
-    /// ```
-    pub fn parse(body: &[u8]) -> Self {
-        let mut error = Self::default();
-        for field in body.split(|byte| *byte == 0) {
-            let Some((kind, text)) = field.split_first() else { continue };
-            let text = String::from_utf8_lossy(text).into_owned();
-            match kind {
-                // The localised severity, for servers before 9.6, which do not send `V`.
-                b'S' if error.severity.is_empty() => error.severity = text,
-                b'V' => error.severity = text,
-                b'C' => error.code = text,
-                b'M' => error.message = text,
-                b'D' => error.detail = Some(text),
-                b'H' => error.hint = Some(text),
-                b'P' => error.position = text.parse().ok(),
-                b'W' => error.context = Some(text),
-                b'R' => error.routine = Some(text),
-                // Names of schema objects and places in the server's source; newer servers may
-                // add fields and ask clients to skip them.
-                _ => {}
-            }
-        }
-        error
-    }
-
-    /// Whether the server closes the connection after it.
-    pub fn is_fatal(&self) -> bool {
-        matches!(self.severity.as_str(), "FATAL" | "PANIC")
-    }
-}
-
-impl fmt::Display for ServerError {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}: {} (SQLSTATE {})", self.severity, self.message, self.code)?;
-        if let Some(hint) = &self.hint {
-            write!(formatter, "; hint: {hint}")?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for ServerError {}
 
 /// A connection that failed after it was open.
 #[derive(Debug, thiserror::Error)]
@@ -490,50 +426,6 @@ fn put_frame(tag: u8, body: &[u8], buffer: &mut BytesMut) {
     buffer.put_u8(tag);
     buffer.put_u32(length);
     buffer.put_slice(body);
-}
-
-/// What a standby tells the server about its progress. Positions are LSNs of the byte after the
-/// last one that is written, flushed or applied.
-#[cfg_attr(not(test), expect(dead_code, reason = "the stream reader comes next"))]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StandbyStatus {
-    pub(crate) written: u64,
-    /// What the slot's `confirmed_flush_lsn` becomes.
-    pub(crate) flushed: u64,
-    pub(crate) applied: u64,
-    /// The client's clock, in microseconds since 2000-01-01 00:00 UTC.
-    pub(crate) clock_micros: i64,
-    /// Asks for a keepalive at once.
-    pub(crate) reply_requested: bool,
-}
-
-/// Appends a CopyData frame with a standby status update.
-///
-/// ```text
-/// 'd' │ 38 u32 │ 'r' │ written u64 │ flushed u64 │ applied u64 │ clock i64 │ reply u8
-/// ```
-#[cfg_attr(not(test), expect(dead_code, reason = "the stream reader comes next"))]
-pub(crate) fn put_status_update(status: &StandbyStatus, buffer: &mut BytesMut) {
-    buffer.reserve(39);
-    buffer.put_u8(b'd');
-    buffer.put_u32(38);
-    buffer.put_u8(b'r');
-    buffer.put_u64(status.written);
-    buffer.put_u64(status.flushed);
-    buffer.put_u64(status.applied);
-    buffer.put_i64(status.clock_micros);
-    buffer.put_u8(status.reply_requested.into());
-}
-
-/// Appends CopyDone: the client will send no more CopyData.
-#[cfg_attr(not(test), expect(dead_code, reason = "the stream reader comes next"))]
-pub(crate) fn put_copy_done(buffer: &mut BytesMut) {
-    frontend::copy_done(buffer);
-}
-
-/// Appends Terminate.
-pub(crate) fn put_terminate(buffer: &mut BytesMut) {
-    frontend::terminate(buffer);
 }
 
 #[cfg(test)]

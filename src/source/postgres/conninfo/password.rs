@@ -8,7 +8,8 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::{Host, Place, socket_folder_default};
+use super::settings::socket_folder_default;
+use super::{Host, Place};
 
 /// A password; prints as `***`.
 #[derive(Clone, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::settings::socket_folder_default;
 use super::*;
 
 fn parse(text: &str) -> ConnInfo {
