@@ -14,6 +14,7 @@ pub mod postgres;
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "most are rows; a box would be an allocation a row")]
 pub enum Change<P> {
     /// A row with its identity; more rows of the same transaction may follow.
     Row(OutboxRow),

@@ -10,6 +10,8 @@
 //!                       └ anything else: counted
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use bytes::Bytes;
 
 use super::lsn::Lsn;

@@ -3,6 +3,8 @@
 //! Owns the two frames that a walsender sends. Knows neither the socket nor what XLogData
 //! carries; that is `pgoutput`'s.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use bytes::Bytes;
 
 use super::lsn::Lsn;

@@ -3,6 +3,8 @@
 //! Owns the calendar. Only years 1 to 9999 can be told by RFC 3339 in the way that PostgreSQL
 //! counts them; what lies outside, and infinity, is an error in both wire forms alike.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use bytes::{BufMut, BytesMut};
 
 use super::pgoutput::EPOCH_MICROS;

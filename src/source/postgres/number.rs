@@ -1,5 +1,7 @@
 //! numeric and floats in binary form to the text that the server prints.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use std::fmt::Write;
 
 use bytes::{BufMut, BytesMut};
@@ -84,16 +86,34 @@ fn padded(digit: u16, out: &mut BytesMut) {
 
 /// Prints a real as the server does: as few digits as read back, scientific from 10^6 on.
 pub(crate) fn print_float4(float: f32, out: &mut BytesMut) {
-    if !special_float(f64::from(float), out) {
-        print_shortest(format_args!("{float:e}"), 6, out);
+    if special_float(f64::from(float), out) {
+        return;
     }
+    let mut text = Digits::of(format_args!("{float:e}"));
+    let mut decimals = 0;
+    while text.is_midpoint(f32::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
+        text = Digits::of(format_args!("{float:.decimals$e}"));
+        decimals += 1;
+    }
+    print_shortest(&text, 6, out);
 }
 
 /// Prints a double as the server does: as few digits as read back, scientific from 10^15 on.
+///
+/// The server takes no text that lies exactly between two floats (`acceptBounds` in `d2s.c`),
+/// though it would read back: 1e23 is printed as 9.999999999999999e+22. Rust takes it, so such
+/// a text gives way to the next longer one. 17 digits always read back and are no midpoint's.
 pub(crate) fn print_float8(float: f64, out: &mut BytesMut) {
-    if !special_float(float, out) {
-        print_shortest(format_args!("{float:e}"), 15, out);
+    if special_float(float, out) {
+        return;
     }
+    let mut text = Digits::of(format_args!("{float:e}"));
+    let mut decimals = 0;
+    while text.is_midpoint(f64::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
+        text = Digits::of(format_args!("{float:.decimals$e}"));
+        decimals += 1;
+    }
+    print_shortest(&text, 15, out);
 }
 
 fn special_float(float: f64, out: &mut BytesMut) -> bool {
@@ -107,19 +127,10 @@ fn special_float(float: f64, out: &mut BytesMut) -> bool {
     true
 }
 
-/// Brings Rust's shortest form, `-1.25e-7`, into the server's (`to_chars` in
-/// `src/common/d2s.c`): fixed from 10^-4 up to `fixed_end`, else `-1.25e-07`.
-fn print_shortest(shortest: std::fmt::Arguments<'_>, fixed_end: i32, out: &mut BytesMut) {
-    // 17 digits, sign, point, and an exponent of up to five characters.
-    let mut text = arrayed::Text::<32>::default();
-    write!(text, "{shortest}").expect("the buffer holds the longest float");
-    let text = text.as_str();
-    let (negative, text) = match text.strip_prefix('-') {
-        Some(text) => (true, text),
-        None => (false, text),
-    };
-    let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
-    let exponent: i32 = exponent.parse().expect("an exponent is a small integer");
+/// Brings Rust's form, `-1.25e-7`, into the server's (`to_chars` in `src/common/d2s.c`): fixed
+/// from 10^-4 up to `fixed_end`, else `-1.25e-07`.
+fn print_shortest(text: &Digits, fixed_end: i32, out: &mut BytesMut) {
+    let (negative, mantissa, exponent) = text.parts();
     let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     if negative {
         out.put_u8(b'-');
@@ -149,36 +160,68 @@ fn print_shortest(shortest: std::fmt::Arguments<'_>, fixed_end: i32, out: &mut B
     }
 }
 
-/// A short text on the stack.
-mod arrayed {
-    use std::fmt;
+/// A float in Rust's scientific form, on the stack.
+struct Digits {
+    /// 17 digits, sign, point, and an exponent of up to five characters; more for the decimals
+    /// of a search that goes past them.
+    bytes: [u8; 48],
+    length: usize,
+}
 
-    pub(super) struct Text<const N: usize> {
-        bytes: [u8; N],
-        length: usize,
+impl Digits {
+    fn of(float: std::fmt::Arguments<'_>) -> Self {
+        let mut text = Self { bytes: [0; 48], length: 0 };
+        text.write_fmt(float).expect("the buffer holds the longest float");
+        text
     }
 
-    impl<const N: usize> Default for Text<N> {
-        fn default() -> Self {
-            Self { bytes: [0; N], length: 0 }
-        }
+    fn as_str(&self) -> &str {
+        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
+        written.expect("only whole strings were written")
     }
 
-    impl<const N: usize> Text<N> {
-        pub(super) fn as_str(&self) -> &str {
-            let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
-            written.expect("only whole strings were written")
-        }
+    /// Sign, mantissa and decimal exponent.
+    fn parts(&self) -> (bool, &str, i32) {
+        let text = self.as_str();
+        let (negative, text) = match text.strip_prefix('-') {
+            Some(text) => (true, text),
+            None => (false, text),
+        };
+        let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
+        (negative, mantissa, exponent.parse().expect("an exponent is a small integer"))
     }
 
-    impl<const N: usize> fmt::Write for Text<N> {
-        fn write_str(&mut self, text: &str) -> fmt::Result {
-            let end = self.length + text.len();
-            let Some(room) = self.bytes.get_mut(self.length..end) else { return Err(fmt::Error) };
-            room.copy_from_slice(text.as_bytes());
-            self.length = end;
-            Ok(())
+    /// Whether this text, which reads back as a float of `bits` bits, lies exactly between it
+    /// and a neighbour: its binary form is finite and one bit longer.
+    fn is_midpoint(&self, bits: u32) -> bool {
+        let (_, mantissa, exponent) = self.parts();
+        let (mut digits, mut power) = (0_u128, exponent);
+        let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+        for digit in first.bytes().chain(decimals.bytes()) {
+            digits = digits * 10 + u128::from(digit.saturating_sub(b'0'));
         }
+        power -= i32::try_from(decimals.len()).expect("a mantissa is short");
+        // digits * 10^power is odd * 2^n; 5^25 has more bits than a midpoint or 17 digits have.
+        let fives = 5_u128.pow(power.unsigned_abs().min(25));
+        let product = if power >= 0 {
+            digits.saturating_mul(fives)
+        } else if digits % fives == 0 {
+            digits / fives
+        } else {
+            return false;
+        };
+        let odd = product.checked_shr(product.trailing_zeros()).unwrap_or(0);
+        u128::BITS - odd.leading_zeros() == bits + 1
+    }
+}
+
+impl Write for Digits {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let Some(room) = self.bytes.get_mut(self.length..end) else { return Err(std::fmt::Error) };
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
     }
 }
 
@@ -229,6 +272,8 @@ mod tests {
             (123.25, "123.25"),
             (1e14, "100000000000000"),
             (1e15, "1e+15"),
+            (1e23, "9.999999999999999e+22"),
+            (-1e23, "-9.999999999999999e+22"),
             (0.0001, "0.0001"),
             (0.00001, "1e-05"),
             (1.2345e-7, "1.2345e-07"),
@@ -245,5 +290,22 @@ mod tests {
         let mut out = BytesMut::new();
         print_float4(1_000_000.0, &mut out);
         assert_eq!(&out[..], b"1e+06");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_float_reads_back(bits: u64, small: u32, integer: i64) {
+            for float in [f64::from_bits(bits), integer as f64] {
+                let mut out = BytesMut::new();
+                print_float8(float, &mut out);
+                let text = std::str::from_utf8(&out).unwrap();
+                assert!(float.is_nan() || text.parse() == Ok(float), "{text}");
+            }
+            let float = f32::from_bits(small);
+            let mut out = BytesMut::new();
+            print_float4(float, &mut out);
+            let text = std::str::from_utf8(&out).unwrap();
+            assert!(float.is_nan() || text.parse() == Ok(float), "{text}");
+        }
     }
 }

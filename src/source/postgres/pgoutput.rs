@@ -10,6 +10,8 @@
 //! outside:      M with flags 0
 //! ```
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use super::lsn::Lsn;
 
 /// Microseconds from 1970-01-01 to PostgreSQL's epoch, 2000-01-01.

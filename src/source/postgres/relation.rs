@@ -3,6 +3,8 @@
 //! Owns the plan that is made once a Relation message: for each column on the wire the roles
 //! that it fills and how its type is converted. Knows no values and no transactions.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use std::collections::{HashMap, HashSet};
 
 use super::pgoutput::{Relation, RelationColumn};

@@ -8,6 +8,8 @@
 //! What already is canonical on the wire is sliced, not copied. What must be printed goes into
 //! a scratch block that many rows share.
 
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::moment::{self, MomentError};
@@ -28,7 +30,7 @@ pub const SESSION_PARAMETERS: [(&str, &str); 5] = [
 /// A type that a mapped column may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ValueType {
-    /// text, varchar, char(n), name, json, xml-free: text and binary form are the same.
+    /// text, varchar, char(n), name, json, citext, enums: text and binary form are the same.
     Text,
     /// Binary: version byte 1, then the text.
     Jsonb,
@@ -154,12 +156,12 @@ impl ValueType {
         match datum {
             Datum::Null => Ok(None),
             Datum::Unchanged => Err(ValueError::Unchanged),
-            Datum::Text(text) => self.from_text(text, message, scratch).map(Some),
-            Datum::Binary(bytes) => self.from_binary(bytes, message, scratch).map(Some),
+            Datum::Text(text) => self.canonical_text(text, message, scratch).map(Some),
+            Datum::Binary(bytes) => self.canonical_binary(bytes, message, scratch).map(Some),
         }
     }
 
-    fn from_text(
+    fn canonical_text(
         self,
         text: &[u8],
         message: &Bytes,
@@ -194,7 +196,7 @@ impl ValueType {
         }
     }
 
-    fn from_binary(
+    fn canonical_binary(
         self,
         bytes: &[u8],
         message: &Bytes,
@@ -233,11 +235,17 @@ impl ValueType {
             ValueType::Numeric => scratch.print(|out| Ok(number::print_numeric(bytes, out)?)),
             ValueType::Float4 => {
                 let float = f32::from_be_bytes(self.array(bytes)?);
-                scratch.print(|out| Ok(number::print_float4(float, out)))
+                scratch.print(|out| {
+                    number::print_float4(float, out);
+                    Ok(())
+                })
             }
             ValueType::Float8 => {
                 let float = f64::from_be_bytes(self.array(bytes)?);
-                scratch.print(|out| Ok(number::print_float8(float, out)))
+                scratch.print(|out| {
+                    number::print_float8(float, out);
+                    Ok(())
+                })
             }
         }
     }
