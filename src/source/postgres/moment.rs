@@ -1,0 +1,289 @@
+//! Timestamps and dates: wire forms to microseconds since 1970, and those to RFC 3339.
+//!
+//! Owns the calendar. Only years 1 to 9999 can be told by RFC 3339 in the way that PostgreSQL
+//! counts them; what lies outside, and infinity, is an error in both wire forms alike.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
+use bytes::{BufMut, BytesMut};
+
+use super::pgoutput::EPOCH_MICROS;
+
+const DAY_MICROS: i64 = 86_400_000_000;
+/// 0001-01-01 and 10000-01-01.
+const FIRST_MICROS: i64 = -62_135_596_800_000_000;
+const END_MICROS: i64 = 253_402_300_800_000_000;
+
+/// A moment that has no place on our scale.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MomentError {
+    /// `infinity` or `-infinity`.
+    #[error("infinity is no moment in time; store NULL instead, or map another column")]
+    Infinite,
+    /// Before the year 1 or after 9999.
+    #[error("the moment is not in the years 1 to 9999; map another column")]
+    OutOfRange,
+    /// Text in another style than ISO.
+    #[error("malformed date or timestamp; is the connection's DateStyle ISO?")]
+    Malformed,
+}
+
+/// From a binary timestamp: microseconds since 2000, the ends of the range being infinity
+/// (`src/include/datatype/timestamp.h`).
+pub(crate) fn from_timestamp(postgres: i64) -> Result<i64, MomentError> {
+    if postgres == i64::MAX || postgres == i64::MIN {
+        return Err(MomentError::Infinite);
+    }
+    in_range(postgres.checked_add(EPOCH_MICROS))
+}
+
+/// From a binary date: days since 2000, the ends of the range being infinity
+/// (`src/include/utils/date.h`).
+pub(crate) fn from_date(postgres: i32) -> Result<i64, MomentError> {
+    if postgres == i32::MAX || postgres == i32::MIN {
+        return Err(MomentError::Infinite);
+    }
+    let micros = i64::from(postgres).checked_mul(DAY_MICROS);
+    in_range(micros.and_then(|micros| micros.checked_add(EPOCH_MICROS)))
+}
+
+fn in_range(micros: Option<i64>) -> Result<i64, MomentError> {
+    micros
+        .filter(|micros| (FIRST_MICROS..END_MICROS).contains(micros))
+        .ok_or(MomentError::OutOfRange)
+}
+
+/// From text in style ISO: `2024-02-29`, `2024-02-29 12:34:56.789`, the latter also with an
+/// offset, `+02`, `-03:30` or `+00:19:32`. Without one it is taken as UTC.
+pub(crate) fn parse(text: &[u8]) -> Result<i64, MomentError> {
+    if matches!(text, b"infinity" | b"-infinity") {
+        return Err(MomentError::Infinite);
+    }
+    // Years of five and more digits, and "0044-03-15 BC".
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    if digits > 4 || text.ends_with(b" BC") {
+        return Err(MomentError::OutOfRange);
+    }
+    in_range(Some(parse_iso(text).ok_or(MomentError::Malformed)?))
+}
+
+fn parse_iso(text: &[u8]) -> Option<i64> {
+    let mut text = Digits { rest: text };
+    let year = text.number(4)?;
+    text.literal(b'-')?;
+    let month = text.number(2).filter(|month| (1..=12).contains(month))?;
+    text.literal(b'-')?;
+    let day = text.number(2).filter(|day| (1..=31).contains(day))?;
+    let midnight = days_from_civil(year, month, day) * DAY_MICROS;
+    if text.rest.is_empty() {
+        return Some(midnight);
+    }
+    text.literal(b' ')?;
+    let seconds = text.clock()?;
+    let mut micros = 0;
+    if text.literal(b'.').is_some() {
+        let mut unit = 1_000_000;
+        while let Some(digit) = text.number(1) {
+            unit /= 10;
+            if unit == 0 {
+                return None;
+            }
+            micros += digit * unit;
+        }
+    }
+    let offset = text.offset()?;
+    Some(midnight + (seconds - offset) * 1_000_000 + micros)
+}
+
+/// Reads fixed-width fields off the front of a text.
+struct Digits<'a> {
+    rest: &'a [u8],
+}
+
+impl Digits<'_> {
+    fn literal(&mut self, byte: u8) -> Option<()> {
+        let (first, rest) = self.rest.split_first()?;
+        if *first != byte {
+            return None;
+        }
+        self.rest = rest;
+        Some(())
+    }
+
+    fn number(&mut self, width: usize) -> Option<i64> {
+        let (digits, rest) = self.rest.split_at_checked(width)?;
+        let mut number = 0;
+        for digit in digits {
+            if !digit.is_ascii_digit() {
+                return None;
+            }
+            number = number * 10 + i64::from(digit - b'0');
+        }
+        self.rest = rest;
+        Some(number)
+    }
+
+    /// `12:34:56` in seconds.
+    fn clock(&mut self) -> Option<i64> {
+        let hours = self.number(2).filter(|hours| *hours < 24)?;
+        self.literal(b':')?;
+        let minutes = self.number(2).filter(|minutes| *minutes < 60)?;
+        self.literal(b':')?;
+        let seconds = self.number(2).filter(|seconds| *seconds < 60)?;
+        Some((hours * 60 + minutes) * 60 + seconds)
+    }
+
+    /// Nothing, or an offset up to the end, in seconds.
+    fn offset(&mut self) -> Option<i64> {
+        let sign = match self.rest.split_first() {
+            None => return Some(0),
+            Some((b'+', rest)) => (1, rest),
+            Some((b'-', rest)) => (-1, rest),
+            Some(_) => return None,
+        };
+        self.rest = sign.1;
+        let mut seconds = self.number(2)? * 3600;
+        let mut unit = 60;
+        while !self.rest.is_empty() && unit > 0 {
+            self.literal(b':')?;
+            seconds += self.number(2)? * unit;
+            unit /= 60;
+        }
+        if self.rest.is_empty() { Some(sign.0 * seconds) } else { None }
+    }
+}
+
+/// Prints `2024-02-29T10:34:56.789Z`, the fraction as short as it can be.
+pub(crate) fn print(micros: i64, out: &mut BytesMut) -> Result<(), MomentError> {
+    print_date(micros, out)?;
+    let of_day = micros.rem_euclid(DAY_MICROS);
+    let (seconds, mut fraction) = (of_day / 1_000_000, of_day % 1_000_000);
+    out.put_u8(b'T');
+    padded(seconds / 3600, 2, out);
+    out.put_u8(b':');
+    padded(seconds / 60 % 60, 2, out);
+    out.put_u8(b':');
+    padded(seconds % 60, 2, out);
+    if fraction > 0 {
+        let mut width = 6;
+        while fraction % 10 == 0 {
+            fraction /= 10;
+            width -= 1;
+        }
+        out.put_u8(b'.');
+        padded(fraction, width, out);
+    }
+    out.put_u8(b'Z');
+    Ok(())
+}
+
+/// Prints `2024-02-29`.
+pub(crate) fn print_date(micros: i64, out: &mut BytesMut) -> Result<(), MomentError> {
+    let (year, month, day) = civil_from_days(in_range(Some(micros))?.div_euclid(DAY_MICROS));
+    padded(year, 4, out);
+    out.put_u8(b'-');
+    padded(month, 2, out);
+    out.put_u8(b'-');
+    padded(day, 2, out);
+    Ok(())
+}
+
+fn padded(number: i64, width: usize, out: &mut BytesMut) {
+    let mut buffer = itoa::Buffer::new();
+    let digits = buffer.format(number).as_bytes();
+    out.put_bytes(b'0', width.saturating_sub(digits.len()));
+    out.put_slice(digits);
+}
+
+/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar. The year is taken to
+/// begin in March, so that the leap day is its last; eras have 400 years of 146,097 days.
+fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
+    let year = if month <= 2 { year - 1 } else { year };
+    let era = year.div_euclid(400);
+    let of_era = year.rem_euclid(400);
+    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
+}
+
+/// The reverse of [`days_from_civil`]: year, month, day.
+fn civil_from_days(days: i64) -> (i64, i64, i64) {
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let from_march = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
+    (era * 400 + year + i64::from(month <= 2), month, day)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn printed(micros: i64) -> String {
+        let mut out = BytesMut::new();
+        print(micros, &mut out).unwrap();
+        String::from_utf8(out.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn every_day_of_the_range_reads_back() {
+        for day in (FIRST_MICROS / DAY_MICROS)..(END_MICROS / DAY_MICROS) {
+            let (year, month, date) = civil_from_days(day);
+            assert_eq!(days_from_civil(year, month, date), day);
+        }
+        assert_eq!(civil_from_days(FIRST_MICROS / DAY_MICROS), (1, 1, 1));
+        assert_eq!(civil_from_days(END_MICROS / DAY_MICROS - 1), (9999, 12, 31));
+    }
+
+    #[test]
+    fn offsets_are_taken_off() {
+        let utc = parse(b"2024-02-29 10:34:56.789+00").unwrap();
+        assert_eq!(printed(utc), "2024-02-29T10:34:56.789Z");
+        assert_eq!(parse(b"2024-02-29 12:34:56.789+02"), Ok(utc));
+        assert_eq!(parse(b"2024-02-29 07:04:56.789-03:30"), Ok(utc));
+        assert_eq!(parse(b"2024-02-29 10:54:28.789+00:19:32"), Ok(utc));
+        assert_eq!(parse(b"2024-02-29 10:34:56.789"), Ok(utc));
+        assert_eq!(printed(parse(b"1969-12-31 23:59:59.000001").unwrap()).len(), 27);
+        assert_eq!(printed(-1), "1969-12-31T23:59:59.999999Z");
+        assert_eq!(printed(0), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn what_rfc_3339_cannot_tell_is_refused_in_both_forms() {
+        for text in ["infinity", "-infinity"] {
+            assert_eq!(parse(text.as_bytes()), Err(MomentError::Infinite));
+        }
+        for text in ["0044-03-15 BC", "10000-01-01", "294276-12-31 23:59:59.999999+00"] {
+            assert_eq!(parse(text.as_bytes()), Err(MomentError::OutOfRange), "{text}");
+        }
+        assert_eq!(from_timestamp(i64::MAX), Err(MomentError::Infinite));
+        assert_eq!(from_timestamp(i64::MIN), Err(MomentError::Infinite));
+        assert_eq!(from_timestamp(i64::MAX - 1), Err(MomentError::OutOfRange));
+        assert_eq!(from_timestamp(END_MICROS - EPOCH_MICROS), Err(MomentError::OutOfRange));
+        assert_eq!(from_timestamp(END_MICROS - EPOCH_MICROS - 1), Ok(END_MICROS - 1));
+        assert_eq!(from_date(i32::MIN), Err(MomentError::Infinite));
+        assert_eq!(from_date(i32::MAX - 1), Err(MomentError::OutOfRange));
+    }
+
+    #[test]
+    fn other_date_styles_are_refused_and_never_guessed() {
+        for text in [
+            "",
+            "2024",
+            "02/29/2024",
+            "29.02.2024 10:34:56",
+            "2024-02-29T10:34:56Z",
+            "2024-13-01",
+            "2024-02-29 24:00:00",
+            "2024-02-29 10:34:56+",
+            "2024-02-29 10:34:56+00:00:00:00",
+            "2024-02-29 10:34:56.1234567",
+            "2024-02-29 ",
+        ] {
+            assert_eq!(parse(text.as_bytes()), Err(MomentError::Malformed), "{text}");
+        }
+    }
+}

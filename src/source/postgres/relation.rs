@@ -1,0 +1,276 @@
+//! The tables of a stream: which relation id is the outbox, and what its columns become.
+//!
+//! Owns the plan that is made once a Relation message: for each column on the wire the roles
+//! that it fills and how its type is converted. Knows no values and no transactions.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
+use std::collections::{HashMap, HashSet};
+
+use super::pgoutput::{Relation, RelationColumn};
+use super::value::ValueType;
+use crate::outbox::{Columns, Role};
+
+/// Types from this oid on were made by users or extensions; the stream does not tell their kind
+/// (`FirstNormalObjectId` in the server's `transam.h`).
+const FIRST_USER_OID: u32 = 16_384;
+
+/// What to ask the catalog for types that the stream names only by oid: one parameter, an
+/// `oid[]`; columns `oid`, `name text`, `base oid` and `is_text bool`, the arguments of
+/// [`TypeKinds::insert`]. A type that was dropped since gives no row:
+/// [`TypeKinds::insert_missing`].
+///
+/// A domain is followed to its base. A type counts as text when its binary form is one of the
+/// server's own text forms, told by the C function behind its send function: that holds for
+/// enums and for citext, and for no composite or array.
+pub const TYPE_KINDS_QUERY: &str = "\
+    WITH RECURSIVE chain AS ( \
+      SELECT t.oid AS asked, t.oid, t.typtype, t.typbasetype, t.typsend \
+        FROM pg_catalog.pg_type t WHERE t.oid = ANY ($1) \
+      UNION ALL \
+      SELECT c.asked, t.oid, t.typtype, t.typbasetype, t.typsend \
+        FROM chain c JOIN pg_catalog.pg_type t ON t.oid = c.typbasetype WHERE c.typtype = 'd') \
+    SELECT c.asked AS oid, pg_catalog.format_type(c.asked, NULL) AS name, c.oid AS base, \
+           coalesce(p.prolang = 12 AND p.prosrc IN \
+             ('textsend', 'varcharsend', 'bpcharsend', 'namesend', 'enum_send'), false) AS is_text \
+      FROM chain c LEFT JOIN pg_catalog.pg_proc p ON p.oid = c.typsend \
+     WHERE c.typtype <> 'd' ORDER BY c.asked";
+
+/// Kinds of the types that are not built in, as the catalog tells them.
+#[derive(Debug, Clone, Default)]
+pub struct TypeKinds {
+    kinds: HashMap<u32, TypeKind>,
+}
+
+#[derive(Debug, Clone)]
+enum TypeKind {
+    Known(ValueType),
+    Unsupported(String),
+}
+
+impl TypeKinds {
+    /// Adds one row of [`TYPE_KINDS_QUERY`].
+    pub fn insert(&mut self, oid: u32, name: &str, base: u32, is_text: bool) {
+        let known = ValueType::of(base).or_else(|| is_text.then_some(ValueType::Text));
+        let kind = known.map_or_else(|| TypeKind::Unsupported(name.into()), TypeKind::Known);
+        self.kinds.insert(oid, kind);
+    }
+
+    /// Adds a type that the catalog no longer has: nothing can be said of its values.
+    pub fn insert_missing(&mut self, oid: u32) {
+        self.kinds.insert(oid, TypeKind::Unsupported("a type that was dropped".into()));
+    }
+
+    fn extend(&mut self, other: TypeKinds) {
+        self.kinds.extend(other.kinds);
+    }
+}
+
+/// A table that does not fit the mapping.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RelationError {
+    /// A required column does not come with the stream.
+    #[error(
+        "table {table} has no column {column:?} in this publication; it has {}. Add the column \
+         (or to the publication's column list), or map another one",
+        .present.join(", ")
+    )]
+    MissingColumn {
+        /// Schema and name.
+        table: String,
+        /// The mapped name.
+        column: String,
+        /// The columns that exist.
+        present: Vec<String>,
+    },
+    /// A mapped column's type has no text form that we know.
+    #[error(
+        "column {column:?} of table {table} is of type {type_name} (oid {type_oid}), which cannot \
+         be used as {role:?}; map another column, or store it as jsonb or text"
+    )]
+    UnsupportedType {
+        /// Schema and name.
+        table: String,
+        /// The column.
+        column: String,
+        /// What it is mapped to.
+        role: Role,
+        /// The type's name where it is known, else "unsupported type".
+        type_name: String,
+        /// The type's oid.
+        type_oid: u32,
+    },
+    /// Types whose kind the stream does not tell. **Not a failure:** look them up with
+    /// [`TYPE_KINDS_QUERY`], add them, and decode the same message again.
+    #[error("types {oids:?} of table {table} must be looked up in pg_type")]
+    UnknownTypes {
+        /// Schema and name.
+        table: String,
+        /// Their oids, each once.
+        oids: Vec<u32>,
+    },
+}
+
+/// What becomes of the columns of one outbox relation.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    /// In the order of the wire.
+    pub(crate) columns: Vec<PlannedColumn>,
+    /// Length of `OutboxRow::extra`.
+    pub(crate) extra_count: usize,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct PlannedColumn {
+    pub(crate) name: String,
+    /// Meaningless where no role is filled.
+    pub(crate) value_type: ValueType,
+    /// Empty for an unmapped column: skipped.
+    pub(crate) roles: Vec<Role>,
+}
+
+/// A relation that was announced.
+#[derive(Debug)]
+pub(crate) enum Known<'a> {
+    Outbox(&'a Plan),
+    Other,
+}
+
+/// All relations that were announced on this connection.
+#[derive(Debug, Clone)]
+pub(crate) struct Relations {
+    pub(crate) schema: String,
+    pub(crate) table: String,
+    pub(crate) columns: Columns,
+    types: TypeKinds,
+    /// Nearly always one; a table that was dropped and made again has a second id. A search of
+    /// one entry is cheaper for each row than a hash.
+    outboxes: Vec<(u32, Plan)>,
+    others: HashSet<u32>,
+}
+
+impl Relations {
+    pub(crate) fn new(schema: String, table: String, columns: Columns) -> Self {
+        let types = TypeKinds::default();
+        let (outboxes, others) = (Vec::new(), HashSet::new());
+        Self { schema, table, columns, types, outboxes, others }
+    }
+
+    /// Forgets what belongs to a connection: announcements, and kinds, since another server may
+    /// give another meaning to an oid.
+    pub(crate) fn clear(&mut self) {
+        self.types = TypeKinds::default();
+        self.outboxes.clear();
+        self.others.clear();
+    }
+
+    pub(crate) fn add_types(&mut self, types: TypeKinds) {
+        self.types.extend(types);
+    }
+
+    /// Takes in an announcement; a later one of the same id replaces it. On an error nothing
+    /// has changed.
+    pub(crate) fn learn(&mut self, relation: &Relation<'_>) -> Result<(), RelationError> {
+        if relation.schema != self.schema || relation.name != self.table {
+            // Also what was the outbox until it was renamed.
+            self.outboxes.retain(|(id, _)| *id != relation.id);
+            self.others.insert(relation.id);
+            return Ok(());
+        }
+        let plan = self.plan(&relation.columns)?;
+        self.others.remove(&relation.id);
+        self.outboxes.retain(|(id, _)| *id != relation.id);
+        self.outboxes.push((relation.id, plan));
+        Ok(())
+    }
+
+    pub(crate) fn find(&self, id: u32) -> Option<Known<'_>> {
+        for (outbox, plan) in &self.outboxes {
+            if *outbox == id {
+                return Some(Known::Outbox(plan));
+            }
+        }
+        self.others.contains(&id).then_some(Known::Other)
+    }
+
+    /// Plans a table of these columns: also the check at start, with columns from the catalog.
+    pub(crate) fn plan(&self, wire: &[RelationColumn<'_>]) -> Result<Plan, RelationError> {
+        for column in self.columns.iter().filter(|column| column.required) {
+            if !wire.iter().any(|present| present.name == column.name) {
+                return Err(RelationError::MissingColumn {
+                    table: self.name(),
+                    column: column.name.clone(),
+                    present: wire.iter().map(|column| column.name.to_owned()).collect(),
+                });
+            }
+        }
+        let mut unknown = Vec::new();
+        let mut columns = Vec::with_capacity(wire.len());
+        for column in wire {
+            let mapped = self.columns.iter().filter(|mapped| mapped.name == column.name);
+            let roles: Vec<Role> = mapped.map(|mapped| mapped.role).collect();
+            let name = column.name.to_owned();
+            let mut value_type = ValueType::Text;
+            if !roles.is_empty() {
+                match self.value_type(column, &roles)? {
+                    Some(known) => value_type = known,
+                    None if unknown.contains(&column.type_oid) => {}
+                    None => unknown.push(column.type_oid),
+                }
+            }
+            columns.push(PlannedColumn { name, value_type, roles });
+        }
+        if !unknown.is_empty() {
+            return Err(RelationError::UnknownTypes { table: self.name(), oids: unknown });
+        }
+        Ok(Plan { columns, extra_count: self.extra_length() })
+    }
+
+    /// `None` for a type that must be looked up.
+    fn value_type(
+        &self,
+        column: &RelationColumn<'_>,
+        roles: &[Role],
+    ) -> Result<Option<ValueType>, RelationError> {
+        let oid = column.type_oid;
+        let known = match self.types.kinds.get(&oid) {
+            Some(TypeKind::Known(known)) => Ok(*known),
+            Some(TypeKind::Unsupported(name)) => Err(name.clone()),
+            None if oid >= FIRST_USER_OID => return Ok(None),
+            None => ValueType::of(oid).ok_or_else(|| "an unsupported type".to_owned()),
+        };
+        for role in roles {
+            let type_name = match &known {
+                Ok(known) if known.can_be(*role) => continue,
+                Ok(known) => known.name().to_owned(),
+                Err(name) => name.clone(),
+            };
+            let (table, column) = (self.name(), column.name.to_owned());
+            let role = *role;
+            let type_oid = oid;
+            return Err(RelationError::UnsupportedType {
+                table,
+                column,
+                role,
+                type_name,
+                type_oid,
+            });
+        }
+        Ok(known.ok())
+    }
+
+    /// One more than the largest index: a role that was mapped away may leave a gap.
+    fn extra_length(&self) -> usize {
+        let mut length = 0;
+        for column in self.columns.iter() {
+            if let Role::Extra(index) = column.role {
+                length = length.max(index + 1);
+            }
+        }
+        length
+    }
+
+    fn name(&self) -> String {
+        format!("{}.{}", self.schema, self.table)
+    }
+}
