@@ -1,5 +1,7 @@
 //! walpost: a change-data-capture relay for the transactional outbox.
 
+pub mod config;
+mod duration;
 mod failure;
 mod identity;
 mod message;

@@ -1,1 +1,4 @@
 //! PostgreSQL logical replication as a source.
+
+pub mod inspect;
+pub mod precondition;
