@@ -1,0 +1,114 @@
+//! Every key that walpost itself knows, with its kind and default: the one list that reading,
+//! checking, printing and "did you mean" share.
+//!
+//! `[sink]` has further keys that only the sink knows, and `[outbox.extra_headers]` has keys that
+//! the user chooses.
+
+/// How a value is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Text,
+    /// A URL or password; `<key>_file` reads it from a file.
+    Secret,
+    Number,
+    Switch,
+    Duration,
+    Size,
+}
+
+/// A key by its dotted path.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Key {
+    pub(crate) path: &'static str,
+    pub(crate) kind: Kind,
+    /// As it would be written in the environment; `None` where it must be given, or where its
+    /// absence means something.
+    pub(crate) default: Option<&'static str>,
+}
+
+const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key { path, kind, default: Some(default) }
+}
+
+const fn open(path: &'static str, kind: Kind) -> Key {
+    Key { path, kind, default: None }
+}
+
+pub(crate) const KEYS: &[Key] = &[
+    open("source.url", Kind::Secret),
+    open("source.password", Kind::Secret),
+    key("source.slot", Kind::Text, "walpost"),
+    key("source.publication", Kind::Text, "walpost"),
+    key("source.table", Kind::Text, "public.outbox"),
+    key("source.ack_interval", Kind::Duration, "100ms"),
+    key("source.row_bytes_max", Kind::Size, "64MiB"),
+    key("source.let_go_after", Kind::Duration, "30s"),
+    key("outbox.preset", Kind::Text, "debezium"),
+    key("outbox.topic", Kind::Text, "outbox.event.{aggregatetype}"),
+    open("outbox.partition", Kind::Text),
+    key("outbox.columns.id", Kind::Text, "id"),
+    key("outbox.columns.aggregate_type", Kind::Text, "aggregatetype"),
+    key("outbox.columns.aggregate_id", Kind::Text, "aggregateid"),
+    key("outbox.columns.type", Kind::Text, "type"),
+    key("outbox.columns.payload", Kind::Text, "payload"),
+    key("outbox.columns.headers", Kind::Text, "headers"),
+    key("outbox.columns.topic", Kind::Text, "topic"),
+    key("outbox.columns.created_at", Kind::Text, "created_at"),
+    open("sink.url", Kind::Secret),
+    open("relay.name", Kind::Text),
+    key("relay.order", Kind::Text, "key"),
+    key("relay.pipeline_keys", Kind::Switch, "false"),
+    key("relay.lanes", Kind::Number, "32"),
+    key("relay.rows_max", Kind::Number, "16384"),
+    key("relay.bytes_max", Kind::Size, "16MiB"),
+    key("relay.on_reject", Kind::Text, "stop"),
+    key("relay.topic_wait", Kind::Duration, "60s"),
+    key("relay.auth_wait", Kind::Duration, "5m"),
+    key("relay.drain_seconds_max", Kind::Number, "30"),
+    key("relay.retry_first", Kind::Duration, "100ms"),
+    key("relay.retry_max", Kind::Duration, "10s"),
+    key("relay.stall_warning", Kind::Duration, "30s"),
+    key("relay.summary_interval", Kind::Duration, "60s"),
+    key("log.format", Kind::Text, "human"),
+    key("log.level", Kind::Text, "info"),
+];
+
+/// Variables with the prefix that are not settings: the file's own path, and what only `init`
+/// reads.
+pub(crate) const OTHER_VARIABLES: [&str; 2] = ["WALPOST_CONFIG", "WALPOST_ROLE_PASSWORD"];
+
+pub(crate) const HEADERS_SECTION: &str = "outbox.extra_headers";
+
+/// Sections, for "did you mean".
+pub(crate) const SECTIONS: [&str; 7] =
+    ["source", "outbox", "outbox.columns", HEADERS_SECTION, "sink", "relay", "log"];
+
+/// The key of this path.
+pub(crate) fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path)
+}
+
+/// The secret that `path` names a file of: `source.url_file` is the file of `source.url`. Of the
+/// sink's own options only those whose stem is a secret; a `ca_file` stays a path.
+pub(crate) fn secret_of_file(path: &str) -> Option<&str> {
+    let stem = path.strip_suffix("_file")?;
+    let known = find(stem).is_some_and(|key| key.kind == Kind::Secret);
+    let of_sink = stem.strip_prefix("sink.").is_some_and(super::secret::is_secret);
+    (known || of_sink).then_some(stem)
+}
+
+/// `source.ack_interval` is `WALPOST_SOURCE_ACK_INTERVAL`.
+pub(crate) fn variable(path: &str) -> String {
+    format!("WALPOST_{}", path.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The candidate that is the fewest typing mistakes away, where a few are enough.
+pub(crate) fn nearest(written: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
+    let name = written.rsplit('.').next().unwrap_or(written);
+    let mistakes_max = (name.len() / 3).clamp(1, 4);
+    candidates
+        .map(|candidate| (strsim::damerau_levenshtein(written, &candidate), candidate))
+        .filter(|(mistakes, _)| *mistakes <= mistakes_max)
+        .min_by_key(|(mistakes, _)| *mistakes)
+        .map(|(_, candidate)| candidate)
+}

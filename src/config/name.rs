@@ -1,0 +1,114 @@
+//! Names in SQL: read from configuration, and written so that no name can end its quotes.
+
+use std::fmt;
+
+/// A table by schema and name, both spelt as in the catalog (nothing is folded to lower case).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct QualifiedName {
+    /// The schema.
+    pub schema: String,
+    /// The table in it.
+    pub name: String,
+}
+
+impl QualifiedName {
+    /// Reads `table` (in `public`) or `schema.table`; a part that holds a dot goes in double
+    /// quotes, as in SQL.
+    ///
+    /// # Errors
+    /// A sentence on what a table's name looks like.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let refused = || {
+            format!("\"{text}\" is no table; write it as outbox, app.outbox or \"my.app\".outbox")
+        };
+        let mut parts = vec![String::new()];
+        let mut quoted = false;
+        let mut characters = text.chars().peekable();
+        while let Some(character) = characters.next() {
+            let part = parts.last_mut().expect("it starts with one part and only grows");
+            match character {
+                '"' if quoted && characters.peek() == Some(&'"') => {
+                    characters.next();
+                    part.push('"');
+                }
+                '"' => quoted = !quoted,
+                '.' if !quoted => parts.push(String::new()),
+                '\0' => return Err(refused()),
+                character => part.push(character),
+            }
+        }
+        if quoted || parts.iter().any(|part| part.trim().is_empty() || part.len() > 63) {
+            return Err(refused());
+        }
+        let mut parts = parts.into_iter();
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(name), None, None) => Ok(Self { schema: "public".into(), name }),
+            (Some(schema), Some(name), None) => Ok(Self { schema, name }),
+            _ => Err(refused()),
+        }
+    }
+
+    /// `"schema"."name"`, for SQL.
+    pub fn quoted(&self) -> String {
+        format!("{}.{}", quote_identifier(&self.schema), quote_identifier(&self.name))
+    }
+}
+
+impl fmt::Display for QualifiedName {
+    /// For people: quoted only where SQL needs it.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}.{}", plain_identifier(&self.schema), plain_identifier(&self.name))
+    }
+}
+
+/// An identifier in double quotes.
+pub fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// An identifier for people to paste: quoted only where it is not plain lower case.
+pub fn plain_identifier(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let starts_plain = name.bytes().next().is_some_and(|byte| !byte.is_ascii_digit());
+    if starts_plain && name.bytes().all(plain) { name.into() } else { quote_identifier(name) }
+}
+
+/// A text literal. A backslash makes it an `E''` literal, which reads the same under every
+/// `standard_conforming_strings`.
+pub fn quote_literal(text: &str) -> String {
+    let doubled = text.replace('\'', "''");
+    if text.contains('\\') {
+        format!("E'{}'", doubled.replace('\\', "\\\\"))
+    } else {
+        format!("'{doubled}'")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(schema: &str, name: &str) -> QualifiedName {
+        QualifiedName { schema: schema.into(), name: name.into() }
+    }
+
+    #[test]
+    fn a_table_is_read_with_and_without_schema_and_quotes() {
+        assert_eq!(QualifiedName::parse("outbox"), Ok(name("public", "outbox")));
+        assert_eq!(QualifiedName::parse("App.Outbox"), Ok(name("App", "Outbox")));
+        assert_eq!(QualifiedName::parse("\"a.b\".\"c\"\"d\""), Ok(name("a.b", "c\"d")));
+        for text in ["", ".", "a.", "a.b.c", "\"a", &"x".repeat(64)] {
+            assert!(QualifiedName::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn no_name_can_end_its_quotes() {
+        assert_eq!(
+            name("a", "b\"; DROP TABLE x; --").quoted(),
+            "\"a\".\"b\"\"; DROP TABLE x; --\""
+        );
+        assert_eq!(quote_literal("it's \\ so"), "E'it''s \\\\ so'");
+        assert_eq!(name("public", "Outbox").to_string(), "public.\"Outbox\"");
+    }
+}

@@ -1,0 +1,351 @@
+//! What must hold before a slot can be streamed, and the exact remedy where it does not.
+//!
+//! Pure: judges the answers of `inspect.rs` and asks nothing itself. `check` prints the findings;
+//! the source refuses to start on the first failed one.
+
+use serde::Serialize;
+
+use super::inspect::{ColumnState, PublicationState, ServerState, SlotState, TableState};
+use crate::config::{
+    OutboxSettings, PostgresSettings, plain_identifier, quote_identifier, quote_literal,
+};
+use crate::outbox::Role;
+
+/// How a precondition stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Standing {
+    /// It holds.
+    Ok,
+    /// It holds, but someone should look.
+    Warn,
+    /// It does not hold; walpost cannot work.
+    Fail,
+}
+
+/// One precondition and how it stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which precondition: `wal_level`, `publication`.
+    pub name: &'static str,
+    /// How it stands.
+    pub standing: Standing,
+    /// What was found, one sentence.
+    pub detail: String,
+    /// What to do about it, SQL where SQL does it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fix: Option<String>,
+}
+
+impl Finding {
+    /// A precondition that holds.
+    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
+        Self { name, standing: Standing::Ok, detail: detail.into(), fix: None }
+    }
+
+    /// A precondition that holds for now.
+    pub fn warn(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        let fix = Some(fix.into()).filter(|fix| !fix.is_empty());
+        Self { name, standing: Standing::Warn, detail: detail.into(), fix }
+    }
+
+    /// A precondition that does not hold.
+    pub fn fail(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self { name, standing: Standing::Fail, detail: detail.into(), fix: Some(fix.into()) }
+    }
+}
+
+/// Judges the server and our role on it.
+pub fn judge_server(server: &ServerState) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.push(if server.version < 130_000 {
+        Finding::fail(
+            "server",
+            format!("PostgreSQL {} is too old", server.version_text),
+            "use PostgreSQL 13 or later",
+        )
+    } else {
+        Finding::ok("server", format!("PostgreSQL {}", server.version_text))
+    });
+    findings.push(judge_wal_level(server));
+    findings.push(if server.may_replicate {
+        Finding::ok("role", format!("{} may replicate", plain_identifier(&server.role)))
+    } else {
+        Finding::fail(
+            "role",
+            format!("{} may not replicate", plain_identifier(&server.role)),
+            format!("ALTER ROLE {} REPLICATION;", plain_identifier(&server.role)),
+        )
+    });
+    findings
+}
+
+/// Judges `wal_level` alone: `init` needs no more of a server.
+pub fn judge_wal_level(server: &ServerState) -> Finding {
+    if server.wal_level == "logical" {
+        return Finding::ok("wal_level", "logical");
+    }
+    Finding::fail(
+        "wal_level",
+        format!("it is {}, and must be logical", server.wal_level),
+        "ALTER SYSTEM SET wal_level = logical; then restart the server",
+    )
+}
+
+/// Judges the table and its mapped columns.
+pub fn judge_table(
+    settings: &PostgresSettings,
+    outbox: &OutboxSettings,
+    table: Option<&TableState>,
+) -> Vec<Finding> {
+    let name = &settings.table;
+    let Some(table) = table else {
+        let detail = format!("there is no table {name} in this database");
+        let fix = "walpost init creates it; or set source.table to the one that you have";
+        return vec![Finding::fail("table", detail, fix)];
+    };
+    if !matches!(table.kind, 'r' | 'p') {
+        let detail = format!("{name} is a view or foreign table, which has no log");
+        return vec![Finding::fail("table", detail, "set source.table to the table behind it")];
+    }
+    if table.persistence != 'p' {
+        let detail = format!("{name} is unlogged or temporary: its rows never reach the log");
+        return vec![Finding::fail("table", detail, format!("ALTER TABLE {name} SET LOGGED;"))];
+    }
+    let mut findings = vec![Finding::ok("table", name.to_string())];
+    let mut good = Vec::new();
+    for mapped in outbox.columns.iter() {
+        let found = table.columns.iter().find(|column| column.name == mapped.name);
+        let Some(column) = found else {
+            if mapped.required {
+                let key = column_key(mapped.role);
+                let detail = format!("{name} has no column {}", plain_identifier(&mapped.name));
+                let fix = format!("set {key} to one of its columns: {}", names(&table.columns));
+                findings.push(Finding::fail("columns", detail, fix));
+            }
+            continue;
+        };
+        match wanted_types(mapped.role, outbox.partition) {
+            Some(wanted) if !wanted.contains(&column.base_type_name.as_str()) => {
+                let detail = format!(
+                    "{} is {}, and must be one of {}",
+                    plain_identifier(&column.name),
+                    column.type_name,
+                    wanted.join(", ")
+                );
+                let fix = format!(
+                    "set {} to another column, or ALTER TABLE {name} ALTER COLUMN {} TYPE {};",
+                    column_key(mapped.role),
+                    plain_identifier(&column.name),
+                    wanted.first().unwrap_or(&"text"),
+                );
+                findings.push(Finding::fail("columns", detail, fix));
+            }
+            Some(_) | None => {
+                good.push(format!("{} {}", plain_identifier(&column.name), column.type_name));
+            }
+        }
+    }
+    if findings.iter().all(|finding| finding.standing == Standing::Ok) {
+        findings.push(Finding::ok("columns", good.join(", ")));
+    }
+    findings
+}
+
+/// Types that a role can be read from; `None` is any.
+fn wanted_types(role: Role, partition: Option<usize>) -> Option<&'static [&'static str]> {
+    match role {
+        Role::CreatedAt => Some(&["timestamp with time zone", "timestamp without time zone"]),
+        Role::Headers => Some(&["jsonb", "json", "text", "character varying"]),
+        Role::Payload => Some(&["jsonb", "json", "text", "character varying", "bytea"]),
+        Role::Extra(index) if Some(index) == partition => Some(&["integer", "smallint", "bigint"]),
+        Role::Id
+        | Role::AggregateType
+        | Role::AggregateId
+        | Role::EventType
+        | Role::Topic
+        | Role::Extra(_) => None,
+    }
+}
+
+/// Where a person changes the mapping of a role.
+fn column_key(role: Role) -> &'static str {
+    match role {
+        Role::Id => "outbox.columns.id",
+        Role::AggregateType => "outbox.columns.aggregate_type",
+        Role::AggregateId => "outbox.columns.aggregate_id",
+        Role::EventType => "outbox.columns.type",
+        Role::Payload => "outbox.columns.payload",
+        Role::Headers => "outbox.columns.headers",
+        Role::Topic => "outbox.columns.topic",
+        Role::CreatedAt => "outbox.columns.created_at",
+        Role::Extra(_) => "the topic template, outbox.extra_headers or outbox.partition",
+    }
+}
+
+fn names(columns: &[ColumnState]) -> String {
+    columns.iter().map(|column| plain_identifier(&column.name)).collect::<Vec<_>>().join(", ")
+}
+
+/// Judges the publication: one failed finding for each thing that would hide rows or columns.
+///
+/// A missing publication is worse than a missing slot: PostgreSQL reads the catalog as it was
+/// when a row was written, so one created later does not help that slot (15: error 42704 for
+/// ever; 18: the rows are skipped silently).
+pub fn judge_publication(
+    settings: &PostgresSettings,
+    outbox: &OutboxSettings,
+    table: &TableState,
+    publication: Option<&PublicationState>,
+) -> Vec<Finding> {
+    let plain = plain_identifier(&settings.publication);
+    let name = &settings.table;
+    let fail = |detail: String, fix: String| Finding::fail("publication", detail, fix);
+    let Some(publication) = publication else {
+        let fix = "run walpost init before the slot is created; a slot that is older than its \
+                   publication must be dropped and created again";
+        return vec![fail(format!("there is no publication {plain}"), fix.into())];
+    };
+    let mut findings = Vec::new();
+    let insert_only = "insert".to_owned();
+    let published = published(publication);
+    if published != insert_only {
+        let detail = if publication.inserts {
+            format!("{plain} publishes {published}; more than inserts costs the server for nothing")
+        } else {
+            format!("{plain} publishes {published}, but no inserts")
+        };
+        let fix = format!("ALTER PUBLICATION {plain} SET (publish = 'insert');");
+        findings.push(fail(detail, fix));
+    }
+    if !publication.covers_table {
+        let fix = format!("ALTER PUBLICATION {plain} ADD TABLE {name};");
+        findings.push(fail(format!("{plain} does not publish {name}"), fix));
+    }
+    if table.kind == 'p' && !publication.via_partition_root {
+        let detail = format!("{name} is partitioned, and {plain} publishes it as its partitions");
+        let fix = format!("ALTER PUBLICATION {plain} SET (publish_via_partition_root = true);");
+        findings.push(fail(detail, fix));
+    }
+    if let Some(columns) = &publication.columns {
+        let present = |name: &str| table.columns.iter().any(|column| column.name == name);
+        let hidden: Vec<String> = outbox
+            .columns
+            .iter()
+            .filter(|mapped| present(&mapped.name) && !columns.contains(&mapped.name))
+            .map(|mapped| plain_identifier(&mapped.name))
+            .collect();
+        if !hidden.is_empty() {
+            let detail = format!("the column list of {plain} hides {}", hidden.join(", "));
+            let fix = format!("ALTER PUBLICATION {plain} SET TABLE {name};");
+            findings.push(fail(detail, fix));
+        }
+    }
+    if let Some(filter) = &publication.row_filter {
+        let detail = format!("{plain} publishes only rows WHERE {filter}");
+        let fix = format!(
+            "ALTER PUBLICATION {plain} SET TABLE {name}; unless another relay publishes the rest"
+        );
+        findings.push(Finding::warn("publication", detail, fix));
+    }
+    if findings.is_empty() {
+        findings.push(Finding::ok("publication", format!("{plain} publishes inserts of {name}")));
+    }
+    findings
+}
+
+fn published(publication: &PublicationState) -> String {
+    let kinds = [
+        (publication.inserts, "insert"),
+        (publication.updates, "update"),
+        (publication.deletes, "delete"),
+        (publication.truncates, "truncate"),
+    ];
+    let kinds: Vec<&str> = kinds.iter().filter(|(is, _)| *is).map(|(_, kind)| *kind).collect();
+    if kinds.is_empty() { "nothing".into() } else { kinds.join(", ") }
+}
+
+/// Judges the slot.
+pub fn judge_slot(
+    settings: &PostgresSettings,
+    server: &ServerState,
+    slot: Option<&SlotState>,
+) -> Vec<Finding> {
+    let name = &settings.slot;
+    let fail = |detail: String, fix: String| Finding::fail("slot", detail, fix);
+    let Some(slot) = slot else {
+        let detail = format!("there is no slot {name}");
+        return vec![fail(detail, "walpost init creates it".into())];
+    };
+    if slot.plugin.as_deref() != Some("pgoutput") {
+        let plugin = slot.plugin.as_deref().unwrap_or("none (it is physical)");
+        let detail = format!("{name} has the plugin {plugin}, and must have pgoutput");
+        return vec![fail(detail, "set source.slot to another name, then walpost init".into())];
+    }
+    if slot.database.as_deref() != Some(&server.database) {
+        let database = slot.database.as_deref().unwrap_or_default();
+        let detail = format!("{name} is a slot of database {database}, not {}", server.database);
+        return vec![fail(detail, "set source.url to that database, or source.slot".into())];
+    }
+    if slot.wal_status.as_deref() == Some("lost") {
+        let detail = format!("{name} is lost: the server removed log that it had not read yet");
+        let fix = format!(
+            "rows since {} can no longer be read from the log; SELECT \
+             pg_drop_replication_slot({}); then walpost init",
+            slot.confirmed.as_deref().unwrap_or("its last position"),
+            quote_literal(name)
+        );
+        return vec![fail(detail, fix)];
+    }
+    let mut findings = Vec::new();
+    let lag = slot.lag_bytes.unwrap_or(0);
+    findings.push(Finding::ok("slot", format!("{name} is {} behind", bytes(lag))));
+    if slot.temporary {
+        let detail = format!("{name} is temporary: it ends with the connection that made it");
+        findings.push(fail(detail, "set source.slot to another name, then walpost init".into()));
+    }
+    if let Some(pid) = slot.active_pid {
+        let detail = format!("{name} is held by the backend with pid {pid}");
+        let fix = "a relay is running; a second one waits until it lets go";
+        findings.push(Finding::warn("slot_holder", detail, fix));
+    }
+    findings.push(judge_room(server, slot));
+    findings
+}
+
+/// How far the slot may fall behind: a full disk, or a lost slot, is where a stuck relay ends.
+fn judge_room(server: &ServerState, slot: &SlotState) -> Finding {
+    const NAME: &str = "slot_room";
+    if server.slot_wal_keep_megabytes_max < 0 {
+        let detail = "max_slot_wal_keep_size is unlimited: a stuck relay can fill the disk";
+        let fix = "watch the lag; or ALTER SYSTEM SET max_slot_wal_keep_size = '…GB', where a \
+                   slot that falls behind further is lost";
+        return Finding::warn(NAME, detail, fix);
+    }
+    let limit = server.slot_wal_keep_megabytes_max.saturating_mul(1 << 20);
+    let safe = slot.safe_wal_bytes.unwrap_or(limit);
+    let detail =
+        format!("{} of log until the slot is lost, of {}", bytes(safe.max(0)), bytes(limit));
+    if slot.wal_status.as_deref() == Some("unreserved") || safe < limit / 4 {
+        let fix = "let the relay catch up, or ALTER SYSTEM SET max_slot_wal_keep_size to more and \
+                   SELECT pg_reload_conf();";
+        return Finding::warn(NAME, detail, fix);
+    }
+    Finding::ok(NAME, detail)
+}
+
+fn bytes(count: i64) -> String {
+    const UNITS: [(&str, i64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    for (unit, size) in UNITS {
+        if count >= size {
+            let tenths = count / (size / 10).max(1);
+            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
+        }
+    }
+    format!("{count} bytes")
+}
+
+/// `ALTER ROLE` for a role that lacks what a relay needs.
+pub fn role_fix(role: &str) -> String {
+    format!("ALTER ROLE {} LOGIN REPLICATION;", quote_identifier(role))
+}
