@@ -1,6 +1,8 @@
 //! walpost: a change-data-capture relay for the transactional outbox.
 
 mod budget;
+pub mod config;
+mod duration;
 mod encode;
 mod failure;
 mod identity;

@@ -72,9 +72,8 @@ mod tests {
     fn a_backlog_is_read_in_large_pieces_until_it_pauses() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        let began = (0..1000u32).filter(|row| {
-            pace.count(500, start + *row * Duration::from_micros(10))
-        });
+        let began =
+            (0..1000u32).filter(|row| pace.count(500, start + *row * Duration::from_micros(10)));
         assert_eq!(began.count(), 1);
         assert!(pace.is_large());
         pace.waited(start);

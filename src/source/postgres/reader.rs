@@ -29,8 +29,8 @@ use super::lsn::Lsn;
 use super::relation::RelationError;
 use super::resume::Resume;
 use super::session::{Session, Start, System, type_kinds};
-use super::streaming::Streaming;
 use super::sql::connect_sql;
+use super::streaming::Streaming;
 use super::wire::{self, ServerError, StandbyStatus, WireError};
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, PostgresSettings};
@@ -186,7 +186,15 @@ impl Reader {
     /// Opens a session; a close meanwhile ends it.
     async fn connect(&mut self) -> Result<Session, End> {
         let mut decoder = self.decoder.clone();
-        let start = self.start();
+        // Not `self.start()`: the commands are waited for meanwhile.
+        let start = Start {
+            info: &self.info,
+            settings: &self.settings,
+            outbox: &self.outbox,
+            system: self.system,
+            acknowledged: self.acknowledged(),
+            received: self.received,
+        };
         // A close first: it must not wait for a server that does not answer.
         let session = tokio::select! {
             biased;
@@ -233,14 +241,20 @@ impl Reader {
             while !changes.is_empty() {
                 // A close first. Then the clock: nobody may take the batch for hours, and the
                 // server must hear from us all the same. Reading waits: that is the pressure.
-                tokio::select! {
+                let ticked = tokio::select! {
                     biased;
                     command = self.commands.recv() => return Err(commanded(command)),
-                    _ = clock.tick() => self.tick(streaming).await?,
+                    _ = clock.tick() => true,
                     permit = self.batches.reserve() => match permit {
-                        Ok(permit) => permit.send(Ok(std::mem::take(&mut changes))),
+                        Ok(permit) => {
+                            permit.send(Ok(std::mem::take(&mut changes)));
+                            false
+                        }
                         Err(_) => return Err(End::Abandoned),
                     }
+                };
+                if ticked {
+                    self.tick(streaming).await?;
                 }
             }
             // As above; the socket last, since under load it is always ready.
@@ -299,7 +313,9 @@ impl Reader {
                 loop {
                     match self.decoder.decode(&data.data, changes) {
                         Ok(()) => break,
-                        Err(DecodeError::Relation(RelationError::UnknownTypes { oids })) => {
+                        Err(DecodeError::Relation(RelationError::UnknownTypes {
+                            oids, ..
+                        })) => {
                             let sql = connect_sql(&self.info).await?;
                             self.decoder.add_types(type_kinds(&sql, &oids).await?);
                         }
@@ -425,11 +441,11 @@ impl Reader {
     ) {
         let mut result = Ok(());
         for _ in 0..CLOSE_TRIES {
-            result = match tokio::time::timeout(CLOSE_TIMEOUT, self.try_close(streaming.take())).await
-            {
-                Ok(result) => result,
-                Err(_) => Err(PostgresError::Wire(WireError::Closed)),
-            };
+            result =
+                match tokio::time::timeout(CLOSE_TIMEOUT, self.try_close(streaming.take())).await {
+                    Ok(result) => result,
+                    Err(_) => Err(PostgresError::Wire(WireError::Closed)),
+                };
             match &result {
                 Ok(()) => break,
                 Err(error) => tracing::debug!("the last acknowledgement has to go again: {error}"),

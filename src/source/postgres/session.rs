@@ -21,7 +21,9 @@ use super::decoder::{DecodeError, Decoder};
 use super::error::{PostgresError, is_slot_in_use};
 use super::inspect;
 use super::lsn::Lsn;
-use super::precondition::{Finding, Standing, judge_publication, judge_server, judge_slot, judge_table};
+use super::precondition::{
+    Finding, Standing, judge_publication, judge_server, judge_slot, judge_table,
+};
 use super::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
 use super::sql::{SqlClient, connect_sql};
 use super::wire::{Connection, Row, WireError};
@@ -148,7 +150,7 @@ impl Start<'_> {
         loop {
             match decoder.check(&columns) {
                 Ok(()) => return Ok(server.version),
-                Err(RelationError::UnknownTypes { oids }) => {
+                Err(RelationError::UnknownTypes { oids, .. }) => {
                     decoder.add_types(type_kinds(sql, &oids).await?);
                 }
                 Err(error) => return Err(self.undecodable(error.into())),

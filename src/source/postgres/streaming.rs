@@ -83,8 +83,7 @@ impl Streaming {
         if !self.pace.is_large() {
             return Ok(read);
         }
-        let supported =
-            !begins || self.stream.set_receive_low_water(LARGE_READ_BYTES as u32)?;
+        let supported = !begins || self.stream.set_receive_low_water(LARGE_READ_BYTES as u32)?;
         if !supported || (self.stream.is_unix() && read < LARGE_READ_BYTES / 2) {
             // This thread has nothing else to do, and a runtime's timer is too coarse.
             std::thread::sleep(GATHER);

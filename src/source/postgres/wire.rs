@@ -23,7 +23,7 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use server_error::ServerError;
-use standby::put_terminate;
+pub(crate) use standby::put_terminate;
 #[cfg_attr(not(test), expect(unused_imports, reason = "the stream reader comes next"))]
 pub(crate) use standby::{StandbyStatus, put_copy_done, put_status_update};
 
@@ -31,7 +31,7 @@ use super::connect::PgStream;
 use crate::failure::FailureKind;
 
 /// Tag and length.
-const HEADER_BYTES: usize = 5;
+pub(crate) const HEADER_BYTES: usize = 5;
 /// `MaxAllocSize` of the server: it cannot build a longer message.
 const LENGTH_MAX: u32 = 0x3fff_ffff;
 /// Until the login is done the other side may be anybody, so it may not make us buffer much.
@@ -44,16 +44,18 @@ const ROWS_MAX: usize = 100_000;
 
 pub(crate) const AUTHENTICATION: u8 = b'R';
 const BACKEND_KEY_DATA: u8 = b'K';
-const COMMAND_COMPLETE: u8 = b'C';
+pub(crate) const COMMAND_COMPLETE: u8 = b'C';
+pub(crate) const COPY_DATA: u8 = b'd';
+pub(crate) const COPY_DONE: u8 = b'c';
 const COPY_BOTH_RESPONSE: u8 = b'W';
 const DATA_ROW: u8 = b'D';
 const EMPTY_QUERY_RESPONSE: u8 = b'I';
 pub(crate) const ERROR_RESPONSE: u8 = b'E';
 const NEGOTIATE_PROTOCOL_VERSION: u8 = b'v';
-const NOTICE_RESPONSE: u8 = b'N';
+pub(crate) const NOTICE_RESPONSE: u8 = b'N';
 const NOTIFICATION_RESPONSE: u8 = b'A';
-const PARAMETER_STATUS: u8 = b'S';
-const READY_FOR_QUERY: u8 = b'Z';
+pub(crate) const PARAMETER_STATUS: u8 = b'S';
+pub(crate) const READY_FOR_QUERY: u8 = b'Z';
 const ROW_DESCRIPTION: u8 = b'T';
 
 /// A header that no server sends.

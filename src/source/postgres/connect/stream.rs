@@ -31,6 +31,14 @@ impl PgStream {
         }
     }
 
+    /// Whether it is a Unix socket, where [`PgStream::set_receive_low_water`] does nothing.
+    pub(crate) fn is_unix(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp(_) | Self::Tls(_) => false,
+        }
+    }
+
     /// Lets the kernel wake a reader only when `bytes` have arrived (1 for at once; the end of
     /// the stream wakes it in any case). Says whether this kind of socket supports it.
     ///
