@@ -29,6 +29,8 @@ fn proxied() -> (Proxy, TcpStream, TcpStream) {
     for socket in [&client, &server] {
         socket.set_read_timeout(Some(TIMEOUT)).unwrap();
     }
+    // The server may accept before the proxy has noted the connection.
+    assert!(eventually(TIMEOUT, || proxy.open() == 1));
     (proxy, client, server)
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
 use super::postgres::Client;
-use super::slot::end_of_log;
+use super::slot::parse_lsn;
 
 /// What a transaction became.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +23,7 @@ pub enum Outcome {
     /// The connection broke between COMMIT and its answer; see [`Ledger::settle`].
     Unknown {
         xid: u64,
+        marker: u64,
     },
 }
 
@@ -76,14 +77,14 @@ impl Ledger {
         self.lock().outcomes[transaction] = outcome;
     }
 
-    /// Asks the server what became of the transactions with unknown outcome; true when none is
-    /// left. Errors of the connection leave them unknown.
-    pub fn settle(&self, client: &Client) -> bool {
+    /// Asks the server what became of the transactions with unknown outcome, by the writers'
+    /// table of `markers`; true when none is left. Errors of the connection leave them unknown.
+    pub fn settle(&self, client: &Client, markers: &str) -> bool {
         let outcomes = self.lock().outcomes.clone();
         let mut all = true;
         for (transaction, outcome) in outcomes.into_iter().enumerate() {
-            let Outcome::Unknown { xid } = outcome else { continue };
-            match settled(client, xid) {
+            let Outcome::Unknown { xid, marker } = outcome else { continue };
+            match settled(client, markers, xid, marker) {
                 Some(outcome) => self.outcome(transaction, outcome),
                 None => all = false,
             }
@@ -122,13 +123,26 @@ impl Ledger {
 
 /// What became of a transaction whose COMMIT was not answered; `None` while it is still in
 /// progress (its backend may outlive the connection) or the server does not answer.
-pub fn settled(client: &Client, xid: u64) -> Option<Outcome> {
-    let rows = client.try_rows(&format!("SELECT pg_xact_status('{xid}'::xid8)")).ok()?;
-    match rows[0][0].as_deref() {
-        Some("committed") => Some(Outcome::Committed { lsn_max: end_of_log(client) }),
-        Some("aborted") => Some(Outcome::RolledBack),
-        Some(_) | None => None,
+///
+/// `pg_xact_status` alone would lie: after a crash the server gives out again the ids of
+/// transactions whose log never reached the disk, and speaks of the new owner. So it only says
+/// that nothing is in progress any more, and a row that the transaction left in `markers` tells
+/// the outcome.
+pub fn settled(client: &Client, markers: &str, xid: u64, marker: u64) -> Option<Outcome> {
+    let status = client.try_rows(&format!("SELECT pg_xact_status('{xid}'::xid8)"));
+    // An id that the crash took back is in the future: an error of the server's, not ours.
+    match status {
+        Ok(rows) if rows[0][0].as_deref() == Some("in progress") => return None,
+        Ok(_) => {}
+        Err(error) if error.as_db_error().is_some() => {}
+        Err(_) => return None,
     }
+    let sql = format!("SELECT FROM {markers} WHERE marker = {marker}");
+    if client.try_rows(&sql).ok()?.is_empty() {
+        return Some(Outcome::RolledBack);
+    }
+    let bound = client.try_rows("SELECT pg_current_wal_insert_lsn()").ok()?;
+    Some(Outcome::Committed { lsn_max: parse_lsn(bound[0][0].as_deref()?) })
 }
 
 /// SHA-256, as [`WrittenRow::payload_hash`] holds it.

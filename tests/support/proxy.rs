@@ -208,7 +208,7 @@ impl Proxy {
         self.change(direction, |link| link.bytes_per_second = Some(bytes_per_second));
     }
 
-    /// Ends all connections.
+    /// Ends all connections that [`Proxy::open`] counts; one that is being made stays.
     pub fn cut_all(&self, ending: Ending) {
         let connections = self.shared.lock().connections.clone();
         for connection in connections.iter().filter_map(Weak::upgrade) {
@@ -494,6 +494,7 @@ impl Shared {
                 std::thread::sleep(Duration::from_secs_f64(count as f64 / rate as f64));
             }
         }
-        true
+        // Our own reset reads like an end of stream; it must not be passed on as one.
+        !connection.has_ended()
     }
 }

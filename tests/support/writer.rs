@@ -87,8 +87,12 @@ impl Workload {
         }
     }
 
-    /// Starts the writers.
+    /// Starts the writers. They keep a table of their own beside the outbox: a row a
+    /// transaction, which tells the outcome of those whose COMMIT was not answered.
     pub fn start(self) -> Writing {
+        let client = Client::connect(&self.url).expect("the server accepts connections");
+        let markers = self.markers();
+        client.run(&format!("CREATE TABLE IF NOT EXISTS {markers} (marker bigint PRIMARY KEY)"));
         // Rows and keys of two workloads in one test binary never look alike.
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let run = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -120,6 +124,10 @@ impl Workload {
         }
         Writing { workload: self, stop, threads }
     }
+
+    fn markers(&self) -> String {
+        format!("{}_writers", self.table)
+    }
 }
 
 /// Writers at work. They outlive crashes of the server: they reconnect and go on.
@@ -148,9 +156,9 @@ impl Writing {
             thread.join().expect("a writer panicked");
         }
         let ledger = Arc::clone(&self.workload.ledger);
-        let url = self.workload.url.clone();
+        let (url, markers) = (self.workload.url.clone(), self.workload.markers());
         let all = eventually(Duration::from_secs(60), || {
-            Client::connect(&url).is_ok_and(|client| ledger.settle(&client))
+            Client::connect(&url).is_ok_and(|client| ledger.settle(&client, &markers))
         });
         assert!(all, "a transaction's outcome stayed unknown");
         ledger
@@ -175,6 +183,13 @@ struct Writer {
     next_row: u64,
     started: Instant,
     name: String,
+}
+
+/// An open transaction: its id, and the row that it alone left among the markers.
+#[derive(Clone, Copy)]
+struct Begun {
+    xid: u64,
+    marker: u64,
 }
 
 /// The connection broke or a statement failed; the open transaction is gone.
@@ -235,54 +250,54 @@ impl Writer {
     }
 
     fn transaction(&mut self, shape: Shape) -> Result<(), Broken> {
-        let xid = self.begin()?;
+        let begun = self.begin()?;
         let mut rows = Vec::new();
         let mut commit = true;
         match shape {
-            Shape::OneRow => rows.extend(self.insert(xid, 1)?),
+            Shape::OneRow => rows.extend(self.insert(begun, 1)?),
             Shape::ManyRows => {
                 let count = self.rng.usize(2..=50);
-                rows.extend(self.insert(xid, count)?);
+                rows.extend(self.insert(begun, count)?);
             }
             Shape::SavepointRolledBack => {
                 let counts: [usize; 3] = std::array::from_fn(|_| self.rng.usize(1..=3));
-                rows.extend(self.insert(xid, counts[0])?);
+                rows.extend(self.insert(begun, counts[0])?);
                 self.run("SAVEPOINT inside")?;
-                let undone = self.insert(xid, counts[1])?;
+                let undone = self.insert(begun, counts[1])?;
                 rows.extend(undone.into_iter().map(|row| WrittenRow { undone: true, ..row }));
                 self.run("ROLLBACK TO SAVEPOINT inside")?;
-                rows.extend(self.insert(xid, counts[2])?);
+                rows.extend(self.insert(begun, counts[2])?);
             }
             Shape::RolledBack => {
                 let count = self.rng.usize(1..=10);
-                rows.extend(self.insert(xid, count)?);
+                rows.extend(self.insert(begun, count)?);
                 commit = false;
             }
             Shape::InsertDelete => {
                 let count = self.rng.usize(1..=3);
-                let inserted = self.insert(xid, count)?;
+                let inserted = self.insert(begun, count)?;
                 let ids: Vec<String> = inserted.iter().map(|row| literal(&row.id)).collect();
                 let table = &self.workload.table;
                 self.run(&format!("DELETE FROM {table} WHERE id IN ({})", ids.join(", ")))?;
                 rows.extend(inserted);
             }
         }
-        self.end(xid, rows, commit)
+        self.end(begun, rows, commit)
     }
 
     fn long_transaction(&mut self, duration: Duration) -> Result<(), Broken> {
-        let xid = self.begin()?;
-        let (begun, mut rows) = (Instant::now(), Vec::new());
-        while rows.is_empty() || (begun.elapsed() < duration && !self.stopped()) {
-            rows.extend(self.insert(xid, 1)?);
+        let begun = self.begin()?;
+        let (start, mut rows) = (Instant::now(), Vec::new());
+        while rows.is_empty() || (start.elapsed() < duration && !self.stopped()) {
+            rows.extend(self.insert(begun, 1)?);
             std::thread::sleep(duration / 20);
         }
         let commit = self.rng.u32(..5) > 0;
-        self.end(xid, rows, commit)
+        self.end(begun, rows, commit)
     }
 
-    /// Connects where needed and begins; the answer is the transaction's id.
-    fn begin(&mut self) -> Result<u64, Broken> {
+    /// Connects where needed and begins.
+    fn begin(&mut self) -> Result<Begun, Broken> {
         if self.client.is_none() {
             self.client = Client::connect(&self.workload.url).ok();
         }
@@ -290,12 +305,15 @@ impl Writer {
             std::thread::sleep(Duration::from_millis(20));
             return Err(Broken);
         }
-        let rows = self.run("BEGIN; SELECT pg_current_xact_id()")?;
-        Ok(rows[0][0].as_deref().expect("an id").parse().expect("a number"))
+        let (marker, markers) = (self.next_row, self.workload.markers());
+        let insert = format!("INSERT INTO {markers} VALUES ({marker})");
+        let rows = self.run(&format!("BEGIN; {insert}; SELECT pg_current_xact_id()"))?;
+        let xid = rows[0][0].as_deref().expect("an id").parse().expect("a number");
+        Ok(Begun { xid, marker })
     }
 
     /// Inserts rows with one statement; payload hashes are of what the server stored.
-    fn insert(&mut self, xid: u64, count: usize) -> Result<Vec<WrittenRow>, Broken> {
+    fn insert(&mut self, begun: Begun, count: usize) -> Result<Vec<WrittenRow>, Broken> {
         let mut rows = Vec::with_capacity(count);
         let mut values = Vec::with_capacity(count);
         for _ in 0..count {
@@ -308,7 +326,7 @@ impl Writer {
             let id = uuid::Uuid::from_u128(self.rng.u128(..)).to_string();
             let event_type = ["OrderCreated", "OrderPaid", "OrderShipped"][self.rng.usize(..3)];
             let payload = serde_json::json!({
-                "key": key, "seq": seq, "tx": format!("{}-{xid}", self.name), "row": row,
+                "key": key, "seq": seq, "tx": format!("{}-{}", self.name, begun.xid), "row": row,
                 "price": 1.5, "pad": self.padding(row),
             });
             values.push(format!(
@@ -363,7 +381,7 @@ impl Writer {
 
     /// Enters the rows, asks for the end and notes the outcome. An unknown one is settled before
     /// anything else is written: the keys of the transaction are not free until then.
-    fn end(&mut self, xid: u64, rows: Vec<WrittenRow>, commit: bool) -> Result<(), Broken> {
+    fn end(&mut self, begun: Begun, rows: Vec<WrittenRow>, commit: bool) -> Result<(), Broken> {
         let ledger = Arc::clone(&self.workload.ledger);
         let transaction = ledger.enter(rows);
         if !commit {
@@ -387,11 +405,14 @@ impl Writer {
             ledger.outcome(transaction, Outcome::RolledBack);
             return Err(Broken);
         }
-        ledger.outcome(transaction, Outcome::Unknown { xid });
+        let Begun { xid, marker } = begun;
+        ledger.outcome(transaction, Outcome::Unknown { xid, marker });
         self.client = None;
+        let markers = self.workload.markers();
         while !self.stopped() {
-            let outcome =
-                Client::connect(&self.workload.url).ok().and_then(|client| settled(&client, xid));
+            let outcome = Client::connect(&self.workload.url)
+                .ok()
+                .and_then(|client| settled(&client, &markers, xid, marker));
             if let Some(outcome) = outcome {
                 ledger.outcome(transaction, outcome);
                 break;
