@@ -11,10 +11,10 @@ use crate::support::ledger::Outcome;
 use crate::support::postgres::{Client, Postgres, Version};
 use crate::support::process::{Process, eventually, scratch};
 use crate::support::proxy::{Action, Ending, Point, Proxy};
-use crate::support::relay::{cpu_seconds, peak_rss_bytes};
+use crate::support::relay::{Relay, cpu_seconds, peak_rss_bytes};
 use crate::support::slot::{
-    create_outbox, create_publication_and_slot, create_slot, end_of_log, parse_lsn, slot_state,
-    wait_drained,
+    create_outbox, create_publication_and_slot, create_slot, drop_slot, end_of_log, parse_lsn,
+    slot_state, wait_drained, wait_inactive,
 };
 use crate::support::writer::{Workload, Writing};
 
@@ -194,13 +194,13 @@ fn a_cut_after_the_kth_xlogdata_delivers_exactly_k() {
         let slot = format!("{database}_{count}_{point:?}").to_lowercase();
         client.run(&format!("SELECT pg_copy_logical_replication_slot('{database}', '{slot}')"));
         let received = receive(&proxy, &database, &slot, &[]);
-        client.run(&format!("SELECT pg_drop_replication_slot('{slot}')"));
+        drop_slot(&client, &slot);
         // then
         assert!(trigger.fired());
         let received = String::from_utf8(received).unwrap();
         assert_eq!(received.lines().count(), expected, "{point:?}: {received}");
     }
-    client.run(&format!("SELECT pg_drop_replication_slot('{database}')"));
+    drop_slot(&client, &database);
 }
 
 #[test]
@@ -224,8 +224,13 @@ fn pgoutput_inserts_commits_and_feedback_are_counted() {
     assert!(trigger.fired());
     assert_eq!((proxy.seen(Event::Insert), proxy.seen(Event::Commit)), (6, 2));
     assert_eq!(proxy.seen(Event::XLogData), 11);
-    assert!(proxy.seen(Event::Feedback) > 0);
-    client.run(&format!("SELECT pg_drop_replication_slot('{database}')"));
+    // and a status update is told from other messages to the server: the client starts with one
+    let proxy = Proxy::start_with(server.address(), Protocol::Postgres);
+    let trigger = proxy.when(Event::Feedback, 1, Point::After, Action::Cut(Ending::Fin));
+    assert!(wait_inactive(&client, &database, TIMEOUT));
+    receive(&proxy, &database, &database, &options);
+    assert!(trigger.fired());
+    drop_slot(&client, &database);
 }
 
 #[test]
@@ -412,7 +417,7 @@ fn a_slot_is_drained_once_it_confirmed_the_end_of_the_log() {
     assert!(state.confirmed_flush_lsn >= end && state.active_pid.is_none());
     assert_eq!(state.wal_status.as_deref(), Some("reserved"));
     assert_eq!(parse_lsn("16/B374D848"), 0x16_B374_D848);
-    client.run(&format!("SELECT pg_drop_replication_slot('{database}')"));
+    drop_slot(&client, &database);
     assert_eq!(slot_state(&client, &database), None);
 }
 
@@ -422,4 +427,18 @@ fn memory_and_cpu_of_a_process_can_be_read() {
     assert!(peak_rss_bytes(id).unwrap() > 1 << 20);
     assert!(cpu_seconds(id).is_some());
     assert_eq!(peak_rss_bytes(u32::MAX), None);
+}
+
+#[test]
+fn a_relay_that_left_can_be_started_again() {
+    // given: an argument that nobody knows, so that it leaves at once
+    let mut relay = Relay::new("postgres://127.0.0.1:1/none", "null:").args(&["--no-such-flag"]);
+    for starts in 1..=2 {
+        // when
+        relay.start();
+        relay.wait_exit();
+        // then
+        assert!(!relay.is_running());
+        assert_eq!(relay.starts(), starts);
+    }
 }

@@ -280,7 +280,14 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        self.kill();
+        // A killed postmaster leaves its shared memory segment behind; this one removes it.
+        if let Some(mut process) = self.process.take() {
+            process.signal(Signal::SIGQUIT);
+            if process.wait(Duration::from_secs(10)).is_none() {
+                self.process = Some(process);
+                self.kill();
+            }
+        }
     }
 }
 

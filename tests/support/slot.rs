@@ -93,3 +93,9 @@ pub fn wait_drained(client: &Client, slot: &str, until: u64, timeout: Duration) 
 pub fn wait_inactive(client: &Client, slot: &str, timeout: Duration) -> bool {
     eventually(timeout, || slot_state(client, slot).is_some_and(|state| state.active_pid.is_none()))
 }
+
+/// Drops a slot as soon as nobody uses it any more.
+pub fn drop_slot(client: &Client, slot: &str) {
+    assert!(wait_inactive(client, slot, Duration::from_secs(30)), "the slot stayed in use");
+    client.run(&format!("SELECT pg_drop_replication_slot({})", literal(slot)));
+}
