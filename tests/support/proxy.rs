@@ -115,7 +115,13 @@ struct Shared {
     changed: Condvar,
 }
 
-/// A proxy on a port of 127.0.0.1. Ends with its connections when dropped.
+/// A proxy on a port of 127.0.0.1.
+///
+/// Kafka's clients leave the address that they were given for the one that the broker advertises:
+/// start the proxy first, with any target, let the broker advertise [`Proxy::addr`], then
+/// [`Proxy::set_target`].
+///
+/// Ends with its connections when dropped.
 pub struct Proxy {
     shared: Arc<Shared>,
     address: SocketAddr,
