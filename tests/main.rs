@@ -4,3 +4,4 @@
 
 mod postgres_connect;
 mod support;
+mod support_self;

@@ -1,0 +1,428 @@
+//! Seeded writers of outbox rows, who remember what they wrote.
+//!
+//! Each connection owns its keys, so a key never has rows in two open transactions and its
+//! commit order is the order of its sequence numbers. What a connection writes follows from the
+//! seed; how connections interleave does not. Knows nothing of relays and brokers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use fastrand::Rng;
+
+use super::ledger::{Ledger, Outcome, WrittenRow, hash, settled};
+use super::postgres::{Client, literal};
+use super::process::eventually;
+use super::slot::parse_lsn;
+
+/// A kind of transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    OneRow,
+    /// 2 to 50 rows, a few keys.
+    ManyRows,
+    /// Rows, more rows in a savepoint that is rolled back, rows.
+    SavepointRolledBack,
+    RolledBack,
+    /// Inserts and deletes the same rows: the table stays empty, the log does not.
+    InsertDelete,
+}
+
+/// The usual mix: mostly single rows, and enough of everything else.
+pub const MIX: &[(Shape, u32)] = &[
+    (Shape::OneRow, 60),
+    (Shape::ManyRows, 12),
+    (Shape::SavepointRolledBack, 9),
+    (Shape::RolledBack, 9),
+    (Shape::InsertDelete, 10),
+];
+
+/// What to write, and how fast. Start with [`Workload::new`] and change fields.
+#[derive(Clone)]
+pub struct Workload {
+    pub url: String,
+    pub table: String,
+    pub seed: u64,
+    pub connections: usize,
+    /// Keys that each connection owns.
+    pub keys: usize,
+    /// Rows per second over all connections; `None` is as fast as they can.
+    pub rows_per_second: Option<u32>,
+    /// Inserted rows, rolled-back ones too, after which a connection ends; `None` is until
+    /// stopped. The last transaction may exceed it.
+    pub rows_per_connection: Option<u64>,
+    /// Filling of an ordinary payload: up to so many characters.
+    pub payload_bytes: usize,
+    /// One row in so many is big; 0 is none.
+    pub big_every: u64,
+    pub big_bytes: usize,
+    /// Kinds of transactions with their weights.
+    pub mix: Vec<(Shape, u32)>,
+    /// One more connection holds transactions open for so long, a row now and then, among the
+    /// short ones of the others.
+    pub long_transactions: Option<Duration>,
+    pub aggregate_type: String,
+    pub ledger: Arc<Ledger>,
+}
+
+impl Workload {
+    /// Two connections of ten keys each, the usual mix, 500 rows/s, until stopped.
+    pub fn new(url: &str, table: &str) -> Workload {
+        Workload {
+            url: url.to_owned(),
+            table: table.to_owned(),
+            seed: 1,
+            connections: 2,
+            keys: 10,
+            rows_per_second: Some(500),
+            rows_per_connection: None,
+            payload_bytes: 200,
+            big_every: 0,
+            big_bytes: 1 << 20,
+            mix: MIX.to_vec(),
+            long_transactions: None,
+            aggregate_type: "order".to_owned(),
+            ledger: Arc::new(Ledger::new()),
+        }
+    }
+
+    /// Starts the writers. They keep a table of their own beside the outbox: a row a
+    /// transaction, which tells the outcome of those whose COMMIT was not answered.
+    pub fn start(self) -> Writing {
+        let client = Client::connect(&self.url).expect("the server accepts connections");
+        let markers = self.markers();
+        client.run(&format!("CREATE TABLE IF NOT EXISTS {markers} (marker bigint PRIMARY KEY)"));
+        // Rows and keys of two workloads in one test binary never look alike.
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let run = COUNT.fetch_add(1, Ordering::Relaxed);
+        let stop = Arc::new(AtomicBool::new(false));
+        let long = usize::from(self.long_transactions.is_some());
+        let mut threads = Vec::new();
+        for index in 0..self.connections + long {
+            let name = format!("r{run}-w{index}");
+            let first_row = run * 1_000_000_000_000 + index as u64 * 1_000_000_000;
+            let mut writer = Writer {
+                rng: Rng::with_seed(self.seed.wrapping_mul(1_000).wrapping_add(index as u64)),
+                workload: self.clone(),
+                client: None,
+                stop: Arc::clone(&stop),
+                keys: (0..self.keys).map(|key| (format!("{name}-k{key}"), 0)).collect(),
+                next_row: first_row + 1,
+                first_row,
+                started: Instant::now(),
+                name,
+            };
+            let long = index >= self.connections;
+            threads.push(std::thread::spawn(move || {
+                if long {
+                    writer.run_long();
+                } else {
+                    writer.run_short();
+                }
+            }));
+        }
+        Writing { workload: self, stop, threads }
+    }
+
+    fn markers(&self) -> String {
+        format!("{}_writers", self.table)
+    }
+}
+
+/// Writers at work. They outlive crashes of the server: they reconnect and go on.
+pub struct Writing {
+    workload: Workload,
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writing {
+    /// What was written so far.
+    pub fn ledger(&self) -> Arc<Ledger> {
+        Arc::clone(&self.workload.ledger)
+    }
+
+    /// Lets every writer end its transaction, and settles unknown outcomes; the server must run.
+    pub fn stop(self) -> Arc<Ledger> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.finish()
+    }
+
+    /// Waits until every writer has written its `rows_per_connection`; then as
+    /// [`Writing::stop`].
+    pub fn finish(mut self) -> Arc<Ledger> {
+        for thread in self.threads.drain(..) {
+            thread.join().expect("a writer panicked");
+        }
+        let ledger = Arc::clone(&self.workload.ledger);
+        let (url, markers) = (self.workload.url.clone(), self.workload.markers());
+        let all = eventually(Duration::from_secs(60), || {
+            Client::connect(&url).is_ok_and(|client| ledger.settle(&client, &markers))
+        });
+        assert!(all, "a transaction's outcome stayed unknown");
+        ledger
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// One connection.
+struct Writer {
+    workload: Workload,
+    rng: Rng,
+    client: Option<Client>,
+    stop: Arc<AtomicBool>,
+    /// Keys with their last sequence number.
+    keys: Vec<(String, u64)>,
+    first_row: u64,
+    next_row: u64,
+    started: Instant,
+    name: String,
+}
+
+/// An open transaction: its id, and the row that it alone left among the markers.
+#[derive(Clone, Copy)]
+struct Begun {
+    xid: u64,
+    marker: u64,
+}
+
+/// The connection broke or a statement failed; the open transaction is gone.
+struct Broken;
+
+impl Writer {
+    fn run_short(&mut self) {
+        while !self.ended() {
+            self.pace();
+            let shape = self.shape();
+            if self.transaction(shape).is_err() {
+                self.client = None;
+            }
+        }
+    }
+
+    fn run_long(&mut self) {
+        let duration = self.workload.long_transactions.expect("else there is no such thread");
+        while !self.ended() {
+            if self.long_transaction(duration).is_err() {
+                self.client = None;
+            }
+        }
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn ended(&self) -> bool {
+        let written = self.next_row - 1 - self.first_row;
+        self.stopped() || self.workload.rows_per_connection.is_some_and(|rows| written >= rows)
+    }
+
+    /// Waits until the rows written so far are due.
+    fn pace(&self) {
+        let Some(rate) = self.workload.rows_per_second else { return };
+        let written = (self.next_row - 1 - self.first_row) as f64;
+        let due = written * self.workload.connections as f64 / f64::from(rate);
+        let early = Duration::from_secs_f64(due).saturating_sub(self.started.elapsed());
+        // In short steps, so that a stop is heard.
+        let end = Instant::now() + early;
+        while !self.stopped() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20).min(end - Instant::now()));
+        }
+    }
+
+    fn shape(&mut self) -> Shape {
+        let total: u32 = self.workload.mix.iter().map(|(_, weight)| weight).sum();
+        let mut left = self.rng.u32(..total);
+        for &(shape, weight) in &self.workload.mix {
+            if left < weight {
+                return shape;
+            }
+            left -= weight;
+        }
+        unreachable!("the weights sum to the total")
+    }
+
+    fn transaction(&mut self, shape: Shape) -> Result<(), Broken> {
+        let begun = self.begin()?;
+        let mut rows = Vec::new();
+        let mut commit = true;
+        match shape {
+            Shape::OneRow => rows.extend(self.insert(begun, 1)?),
+            Shape::ManyRows => {
+                let count = self.rng.usize(2..=50);
+                rows.extend(self.insert(begun, count)?);
+            }
+            Shape::SavepointRolledBack => {
+                let counts: [usize; 3] = std::array::from_fn(|_| self.rng.usize(1..=3));
+                rows.extend(self.insert(begun, counts[0])?);
+                self.run("SAVEPOINT inside")?;
+                let undone = self.insert(begun, counts[1])?;
+                rows.extend(undone.into_iter().map(|row| WrittenRow { undone: true, ..row }));
+                self.run("ROLLBACK TO SAVEPOINT inside")?;
+                rows.extend(self.insert(begun, counts[2])?);
+            }
+            Shape::RolledBack => {
+                let count = self.rng.usize(1..=10);
+                rows.extend(self.insert(begun, count)?);
+                commit = false;
+            }
+            Shape::InsertDelete => {
+                let count = self.rng.usize(1..=3);
+                let inserted = self.insert(begun, count)?;
+                let ids: Vec<String> = inserted.iter().map(|row| literal(&row.id)).collect();
+                let table = &self.workload.table;
+                self.run(&format!("DELETE FROM {table} WHERE id IN ({})", ids.join(", ")))?;
+                rows.extend(inserted);
+            }
+        }
+        self.end(begun, rows, commit)
+    }
+
+    fn long_transaction(&mut self, duration: Duration) -> Result<(), Broken> {
+        let begun = self.begin()?;
+        let (start, mut rows) = (Instant::now(), Vec::new());
+        while rows.is_empty() || (start.elapsed() < duration && !self.stopped()) {
+            rows.extend(self.insert(begun, 1)?);
+            std::thread::sleep(duration / 20);
+        }
+        let commit = self.rng.u32(..5) > 0;
+        self.end(begun, rows, commit)
+    }
+
+    /// Connects where needed and begins.
+    fn begin(&mut self) -> Result<Begun, Broken> {
+        if self.client.is_none() {
+            self.client = Client::connect(&self.workload.url).ok();
+        }
+        if self.client.is_none() {
+            std::thread::sleep(Duration::from_millis(20));
+            return Err(Broken);
+        }
+        let (marker, markers) = (self.next_row, self.workload.markers());
+        let insert = format!("INSERT INTO {markers} VALUES ({marker})");
+        let rows = self.run(&format!("BEGIN; {insert}; SELECT pg_current_xact_id()"))?;
+        let xid = rows[0][0].as_deref().expect("an id").parse().expect("a number");
+        Ok(Begun { xid, marker })
+    }
+
+    /// Inserts rows with one statement; payload hashes are of what the server stored.
+    fn insert(&mut self, begun: Begun, count: usize) -> Result<Vec<WrittenRow>, Broken> {
+        let mut rows = Vec::with_capacity(count);
+        let mut values = Vec::with_capacity(count);
+        for _ in 0..count {
+            let key = self.rng.usize(..self.keys.len());
+            let row = self.next_row;
+            self.next_row += 1;
+            let (key, seq) = &mut self.keys[key];
+            *seq += 1;
+            let (key, seq) = (key.clone(), *seq);
+            let id = uuid::Uuid::from_u128(self.rng.u128(..)).to_string();
+            let event_type = ["OrderCreated", "OrderPaid", "OrderShipped"][self.rng.usize(..3)];
+            let payload = serde_json::json!({
+                "key": key, "seq": seq, "tx": format!("{}-{}", self.name, begun.xid), "row": row,
+                "price": 1.5, "pad": self.padding(row),
+            });
+            values.push(format!(
+                "({}, {}, {}, {}, {})",
+                literal(&id),
+                literal(&self.workload.aggregate_type),
+                literal(&key),
+                literal(event_type),
+                literal(&payload.to_string())
+            ));
+            rows.push(WrittenRow {
+                row,
+                transaction: 0,
+                key,
+                seq,
+                id,
+                event_type: event_type.to_owned(),
+                payload_hash: Vec::new(),
+                undone: false,
+            });
+        }
+        let table = &self.workload.table;
+        let columns = "id, aggregatetype, aggregateid, type, payload";
+        let sql = format!(
+            "INSERT INTO {table} ({columns}) VALUES {} RETURNING payload::text",
+            values.join(", ")
+        );
+        let stored = self.run(&sql)?;
+        for (row, stored) in rows.iter_mut().zip(&stored) {
+            row.payload_hash = hash(stored[0].as_deref().expect("a payload").as_bytes());
+        }
+        Ok(rows)
+    }
+
+    /// Text that a careless escape would damage, of random length.
+    fn padding(&mut self, row: u64) -> String {
+        let big = self.workload.big_every > 0 && row.is_multiple_of(self.workload.big_every);
+        let length = if big {
+            self.workload.big_bytes
+        } else {
+            self.rng.usize(..=self.workload.payload_bytes)
+        };
+        let mut text = String::with_capacity(length + 20);
+        if self.rng.u32(..8) == 0 {
+            text.push_str("ü € 😀 \\ \" ' \n\t");
+        }
+        while text.len() < length {
+            text.push(self.rng.alphanumeric());
+        }
+        text
+    }
+
+    /// Enters the rows, asks for the end and notes the outcome. An unknown one is settled before
+    /// anything else is written: the keys of the transaction are not free until then.
+    fn end(&mut self, begun: Begun, rows: Vec<WrittenRow>, commit: bool) -> Result<(), Broken> {
+        let ledger = Arc::clone(&self.workload.ledger);
+        let transaction = ledger.enter(rows);
+        if !commit {
+            // Whether the server hears it or loses the connection, nothing is committed.
+            ledger.outcome(transaction, Outcome::RolledBack);
+            return self.run("ROLLBACK").map(drop);
+        }
+        let client = self.client.as_ref().expect("begin connected");
+        let Err(error) = client.try_rows("COMMIT") else {
+            // The end of the log bounds the commit's LSN from above. When it cannot be asked
+            // any more, the row takes no part in the check of confirmed positions.
+            let bound = client.try_rows("SELECT pg_current_wal_insert_lsn()");
+            let lsn_max = bound
+                .as_ref()
+                .map_or(u64::MAX, |rows| parse_lsn(rows[0][0].as_deref().expect("an LSN")));
+            ledger.outcome(transaction, Outcome::Committed { lsn_max });
+            return bound.map(drop).map_err(|_| Broken);
+        };
+        let refused = error.as_db_error().is_some_and(|error| error.severity() == "ERROR");
+        if refused {
+            ledger.outcome(transaction, Outcome::RolledBack);
+            return Err(Broken);
+        }
+        let Begun { xid, marker } = begun;
+        ledger.outcome(transaction, Outcome::Unknown { xid, marker });
+        self.client = None;
+        let markers = self.workload.markers();
+        while !self.stopped() {
+            let outcome = Client::connect(&self.workload.url)
+                .ok()
+                .and_then(|client| settled(&client, &markers, xid, marker));
+            if let Some(outcome) = outcome {
+                ledger.outcome(transaction, outcome);
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Err(Broken)
+    }
+
+    fn run(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Broken> {
+        self.client.as_ref().ok_or(Broken)?.try_rows(sql).map_err(|_| Broken)
+    }
+}
