@@ -82,6 +82,8 @@ pub fn free_port() -> u16 {
 /// A running child and its process group.
 pub struct Process {
     child: Child,
+    /// Once it was waited for, its number may be somebody else's.
+    ended: Option<ExitStatus>,
     log: PathBuf,
 }
 
@@ -126,7 +128,7 @@ impl Process {
             .recv()
             .expect("the spawner answers")
             .unwrap_or_else(|error| panic!("could not start {name}: {error}"));
-        Process { child, log: log.to_owned() }
+        Process { child, ended: None, log: log.to_owned() }
     }
 
     /// Process id; also the id of its group.
@@ -141,26 +143,37 @@ impl Process {
 
     /// Sends a signal to the whole group.
     pub fn signal(&self, signal: Signal) {
+        if self.ended.is_some() {
+            return;
+        }
         // A group that is already gone needs no signal.
-        drop(killpg(Pid::from_raw(self.child.id() as i32), signal));
+        killpg(Pid::from_raw(self.child.id() as i32), signal).ok();
     }
 
     /// `kill -9` of the whole group, and waits until it is gone.
     pub fn kill(&mut self) {
         self.signal(Signal::SIGKILL);
-        self.child.wait().expect("a child can be waited for");
+        let status = self.child.wait().expect("a child can be waited for");
+        self.ended.get_or_insert(status);
     }
 
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().expect("a child can be asked").is_none()
+        self.try_wait().is_none()
+    }
+
+    fn try_wait(&mut self) -> Option<ExitStatus> {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().expect("a child can be asked");
+        }
+        self.ended
     }
 
     /// Waits for its end, at most `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {
-            if let Some(status) = self.child.try_wait().expect("a child can be asked") {
+            if let Some(status) = self.try_wait() {
                 return Some(status);
             }
             if Instant::now() > deadline {
