@@ -262,6 +262,17 @@ fn a_capture_ends_with_a_keepalive_that_reaches_past_the_last_commit() {
 }
 
 #[test]
+fn updates_of_a_large_row_leave_the_payload_out() {
+    // Keeps the captures honest: they hold an unchanged TOAST value.
+    for (major, mode) in CAPTURES {
+        let updates: Vec<Bytes> =
+            messages(major, mode).into_iter().filter(|message| message[0] == b'U').collect();
+        assert_eq!(updates.len(), 6, "{major} {mode}");
+        assert!(updates.iter().all(|update| update.len() < 10_000), "{major} {mode}");
+    }
+}
+
+#[test]
 fn payloads_are_slices_of_their_message() {
     let mut decoder = decoder("outbox");
     let mut large = 0;
@@ -398,6 +409,24 @@ fn messages_out_of_order_are_refused() {
 }
 
 #[test]
+fn messages_that_no_capture_has_are_checked_too() {
+    // An Origin, and the Stream Aborts of versions 2 and 4, of which one begins with the other.
+    let origin = Wire::new(b'O').u64(1).string("elsewhere").done();
+    let abort = Wire::new(b'A').u32(1).u32(2).done();
+    let long_abort = Wire::new(b'A').u32(1).u32(2).u64(3).u64(4).done();
+    for message in [&origin, &abort, &long_abort] {
+        let mut decoder = opened();
+        for length in (0..message.len()).filter(|length| *length != abort.len()) {
+            let result = decoder.decode(&message.slice(..length), &mut Vec::new());
+            assert!(result.is_err(), "{length}");
+        }
+        decoder.decode(message, &mut Vec::new()).unwrap();
+        let longer = Bytes::from([message, &b"x"[..]].concat());
+        assert!(decoder.decode(&longer, &mut Vec::new()).is_err());
+    }
+}
+
+#[test]
 fn a_restart_forgets_the_connection_but_not_the_counts() {
     let mut decoder = opened();
     decoder.decode(&Wire::new(b'A').u32(1).u32(2).done(), &mut Vec::new()).unwrap();
@@ -519,11 +548,17 @@ fn an_extra_column_may_have_a_role_too() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..<_>::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 2_000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn random_bytes_never_panic(tag in prop::sample::select(b"BCORYIUDTMAS".to_vec()),
-                                bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn random_bytes_never_panic(
+        tag in prop::sample::select(b"BCORYIUDTMAS".to_vec()),
+        bytes in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
         let mut message = vec![tag];
         message.extend(bytes);
         let message = Bytes::from(message);
@@ -532,7 +567,9 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bytes_of_a_real_row_never_panic(flips in prop::collection::vec((any::<u16>(), any::<u8>()), 1..4)) {
+    fn flipped_bytes_of_a_real_row_never_panic(
+        flips in prop::collection::vec((any::<u16>(), any::<u8>()), 1..4),
+    ) {
         // The first transaction has a value of every type.
         let messages = first_transaction();
         let mut decoder = decoder("outbox");
