@@ -25,3 +25,17 @@ pub use message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};
 pub use outbox::{Column, Columns, OutboxRow, Role};
 pub use relay::{Order, RelayError, RelayOptions, Summary, run};
 pub use route::{RouteError, Router, Template, TemplateError};
+
+/// What benchmarks and fuzz targets reach into. No part of the library's contract.
+#[cfg(feature = "postgres")]
+#[doc(hidden)]
+pub mod bench {
+    pub use crate::source::postgres::decoder::{DecodeError, Decoder, IgnoredCounts};
+    pub use crate::source::postgres::frame::{Frame, Keepalive, XLogData};
+    pub use crate::source::postgres::lsn::{Lsn, ParseLsnError};
+    pub use crate::source::postgres::moment::MomentError;
+    pub use crate::source::postgres::number::NumericError;
+    pub use crate::source::postgres::pgoutput::MalformedError;
+    pub use crate::source::postgres::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
+    pub use crate::source::postgres::value::{SESSION_PARAMETERS, ValueError};
+}

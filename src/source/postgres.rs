@@ -12,25 +12,25 @@
 mod auth;
 mod connect;
 mod conninfo;
-mod decoder;
+pub(crate) mod decoder;
 mod error;
-mod frame;
+pub(crate) mod frame;
 pub mod inspect;
 mod intake;
-mod lsn;
-mod moment;
-mod number;
+pub(crate) mod lsn;
+pub(crate) mod moment;
+pub(crate) mod number;
 mod pace;
-mod pgoutput;
+pub(crate) mod pgoutput;
 pub mod precondition;
 mod reader;
-mod relation;
+pub(crate) mod relation;
 mod resume;
 mod session;
 mod sql;
 mod streaming;
 mod tls;
-mod value;
+pub(crate) mod value;
 mod wire;
 
 use std::sync::Arc;
@@ -39,10 +39,15 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
-pub use conninfo::{ConnInfo, ConnInfoError};
+pub use auth::AuthError;
+pub use connect::{ConnectError, PgStream, Purpose, connect};
+pub use conninfo::{ConnInfo, ConnInfoError, PasswordError};
+pub use decoder::DecodeError;
 pub use error::PostgresError;
 pub use lsn::Lsn;
 pub use sql::{SqlClient, connect_sql};
+pub use tls::CertificateFileError;
+pub use wire::{Connection, FrameError, Row, ServerError, WireError};
 
 use super::{Change, Source};
 use crate::budget::Budget;
