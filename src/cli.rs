@@ -2,7 +2,7 @@
 //!
 //! A flag is a setting like any other: it becomes a [`Flag`] over file and environment.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -143,7 +143,7 @@ pub(crate) fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
             log_filter(&values, &settings.log)?;
             // Some clients need a runtime to be made at all.
             runtime()?.block_on(async { walpost::sink::open(&settings.sink).map(drop) })?;
-            print!("{}", values.effective());
+            print(&values.effective())?;
             Ok(ExitCode::SUCCESS)
         }
     }
@@ -211,6 +211,17 @@ impl RelayFlags {
         flags.extend(flag("--sink", "sink.url", &self.sink));
         flags.extend(flag("--name", "relay.name", &self.name));
         flags
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`walpost config | head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("could not write to stdout")
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

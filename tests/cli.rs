@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -98,6 +98,17 @@ struct Case<'a> {
 impl Case<'_> {
     fn sql(&self, sql: &str) -> String {
         self.server.sql(&self.name, sql)
+    }
+
+    /// A psql whose session stays open until its input is dropped; takes the application's name.
+    fn session(&self, application: &str) -> (Child, ChildStdin) {
+        let mut psql = Command::new(format!("{BIN}/psql"));
+        psql.args(["-h", "127.0.0.1", "-U", "postgres", "-XAtq", "-d", &self.name]);
+        psql.args(["-p", &self.server.port.to_string()]).env("PGAPPNAME", application);
+        psql.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut session = psql.spawn().unwrap();
+        let input = session.stdin.take().unwrap();
+        (session, input)
     }
 
     fn walpost_as(&self, user: &str, arguments: &[&str]) -> Run {

@@ -12,7 +12,7 @@ use walpost::source::postgres::inspect;
 use walpost::source::postgres::precondition::{self, Finding, Standing};
 use walpost::{Failure, FailureKind};
 
-use super::RelayFlags;
+use super::{RelayFlags, print};
 
 /// How long either side may take for all its answers together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -44,26 +44,29 @@ pub(crate) async fn check(values: &Values, flags: &CheckFlags) -> anyhow::Result
     findings.extend(source);
     findings.extend(sink);
     let report = Report { ok: findings.iter().all(|one| one.standing != Standing::Fail), findings };
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+    let text = if flags.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
-        print_lines(&report);
-    }
+        lines(&report)
+    };
+    print(&text)?;
     Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print_lines(report: &Report) {
+fn lines(report: &Report) -> String {
+    let mut text = String::new();
     for finding in &report.findings {
         let standing = match finding.standing {
             Standing::Ok => "ok",
             Standing::Warn => "warn",
             Standing::Fail => "FAIL",
         };
-        println!("{standing:<5} {:<14} {}", finding.name, finding.detail);
+        text.push_str(&format!("{standing:<5} {:<14} {}\n", finding.name, finding.detail));
         if let Some(fix) = &finding.fix {
-            println!("      fix: {fix}");
+            text.push_str(&format!("      fix: {fix}\n"));
         }
     }
+    text
 }
 
 async fn check_source(settings: &PostgresSettings, outbox: &OutboxSettings) -> Vec<Finding> {
@@ -115,8 +118,10 @@ async fn check_sink(sink: &dyn Sink, url: &str) -> Vec<Finding> {
         }
         Err(failure) => vec![unreachable("sink", &shown, &failure)],
     };
-    if let Err(failure) = sink.close().await {
-        tracing::debug!(%failure, "could not close the sink");
+    match tokio::time::timeout(ANSWER_TIMEOUT, sink.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::debug!(%failure, "could not close the sink"),
+        Err(_) => tracing::debug!("the sink did not close in time"),
     }
     findings
 }

@@ -13,7 +13,7 @@ use walpost::config::{OutboxSettings, PostgresSettings, Values, plain_identifier
 use walpost::source::postgres::inspect::{self, ServerState};
 use walpost::source::postgres::precondition::{self, Finding, Standing};
 
-use super::SourceFlags;
+use super::{SourceFlags, print};
 
 mod script;
 
@@ -47,7 +47,7 @@ pub(crate) async fn init(values: &Values, flags: &InitFlags) -> anyhow::Result<E
     if flags.print {
         let settings = values.source_without_url()?;
         let script = Script::new(&settings, &outbox, flags, password.as_deref())?;
-        print!("{}", script.whole());
+        print(&script.whole())?;
         return Ok(ExitCode::SUCCESS);
     }
     let settings = values.source()?;
@@ -79,7 +79,7 @@ impl Init<'_> {
                     precondition::judge_slot(&self.settings, &server, Some(&slot)),
                     Standing::Fail,
                 )?;
-                println!("exists   slot {}", self.settings.slot);
+                say(&format!("exists   slot {}", self.settings.slot))?;
             }
             None => self.create_slot().await?,
         }
@@ -105,12 +105,12 @@ impl Init<'_> {
         if found.is_none() {
             let what = format!("could not create table {name}");
             self.client.batch_execute(self.script.table()).await.context(what)?;
-            println!("created  table {name}");
+            say(&format!("created  table {name}"))?;
             return Ok(());
         }
         let findings = precondition::judge_table(&self.settings, &self.outbox, found.as_ref());
         refuse(findings, Standing::Fail)?;
-        println!("exists   table {name}");
+        say(&format!("exists   table {name}"))?;
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Init<'_> {
             }
             let what = format!("could not create publication {plain}");
             self.client.batch_execute(self.script.publication()).await.context(what)?;
-            println!("created  publication {plain}");
+            say(&format!("created  publication {plain}"))?;
             return Ok(());
         }
         // `check` only warns of a publication that sends too much or filters rows; who runs init
@@ -149,7 +149,7 @@ impl Init<'_> {
             publication.as_ref(),
         );
         refuse(findings, Standing::Warn)?;
-        println!("exists   publication {plain}");
+        say(&format!("exists   publication {plain}"))?;
         Ok(())
     }
 
@@ -168,8 +168,8 @@ impl Init<'_> {
         let what = format!("could not create role {plain}");
         self.client.batch_execute(sql).await.context(what)?;
         match before {
-            None => println!("created  role {plain}"),
-            Some(_) => println!("exists   role {plain}, which may now read the table"),
+            None => say(&format!("created  role {plain}"))?,
+            Some(_) => say(&format!("exists   role {plain}, which may now read the table"))?,
         }
         Ok(())
     }
@@ -194,15 +194,15 @@ impl Init<'_> {
                 return Err(error).context(format!("could not create slot {slot}"));
             }
         }
-        println!("created  slot {slot}");
+        say(&format!("created  slot {slot}"))?;
         if rows > 0 {
-            println!("skipped  {} that the table had before the slot", count(rows));
+            say(&format!("skipped  {} that the table had before the slot", count(rows)))?;
         } else if inspect::row_count(&self.client, table, 1).await? > 0 {
             // They came between the count and the slot, or after the slot: nobody can tell.
-            println!(
+            say(
                 "warning  rows were written while the slot was made; those that committed before \
-                 it are not published. Compare them with what arrives."
-            );
+                 it are not published. Compare them with what arrives.",
+            )?;
         }
         Ok(())
     }
@@ -224,6 +224,11 @@ impl Init<'_> {
         text.push_str("\n  fix: end them (SELECT pg_terminate_backend(PID);), then run init again");
         Ok(text)
     }
+}
+
+/// One line of the report, at once: the slot may take a while.
+fn say(line: &str) -> anyhow::Result<()> {
+    print(&format!("{line}\n"))
 }
 
 fn count(rows: i64) -> String {

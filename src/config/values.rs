@@ -159,7 +159,7 @@ impl Values {
     }
 
     fn read_variable(&mut self, name: String, value: String) -> Result<(), ConfigError> {
-        if OTHER_VARIABLES.contains(&name.as_str()) {
+        if OTHER_VARIABLES.contains(&name.as_str()) || keys::is_service_link(&name, &value) {
             return Ok(());
         }
         let secret_file = |path: &str| format!("{path}_file");
@@ -226,8 +226,8 @@ impl Values {
             let text = std::fs::read_to_string(&path).map_err(|source| {
                 ConfigError::Unreadable { what: format!("the file of {key}"), path, source }
             })?;
+            let secret = keys::secret_of_file(&key).unwrap_or(&key).to_owned();
             let Some(entry) = self.entries.remove(&key) else { continue };
-            let secret = key.trim_end_matches("_file").to_owned();
             // Editors and `echo` end a file with a newline that is no part of the secret.
             let value = Value::String(text.trim_end_matches(['\r', '\n']).to_owned());
             self.entries.insert(secret, Entry { value, origin: entry.origin });

