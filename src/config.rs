@@ -173,9 +173,18 @@ impl Values {
     /// # Errors
     /// As [`Values::settings`].
     pub fn source(&self) -> Result<PostgresSettings, ConfigError> {
+        let url = self.source_url()?;
+        Ok(PostgresSettings { url, ..self.source_without_url()? })
+    }
+
+    /// As [`Values::source`], for a verb that does not connect: the URL may be missing.
+    ///
+    /// # Errors
+    /// As [`Values::settings`].
+    pub fn source_without_url(&self) -> Result<PostgresSettings, ConfigError> {
         let table = self.required_text("source.table", "")?;
         Ok(PostgresSettings {
-            url: self.source_url()?,
+            url: Secret::new(""),
             slot: self.slot()?,
             publication: self.publication()?,
             table: QualifiedName::parse(&table)

@@ -102,6 +102,22 @@ pub(crate) fn variable(path: &str) -> String {
     format!("WALPOST_{}", path.replace('.', "_").to_ascii_uppercase())
 }
 
+/// Whether Kubernetes made this variable: beside a Service called `walpost` or `walpost-…` every
+/// container gets `WALPOST_SERVICE_HOST`, `WALPOST_PORT=tcp://…`, `WALPOST_PORT_80_TCP_ADDR` and
+/// more, and they must not keep walpost from starting.
+pub(crate) fn is_service_link(name: &str, value: &str) -> bool {
+    let is_address = || ["tcp://", "udp://", "sctp://"].iter().any(|is| value.starts_with(is));
+    let is_port = |rest: &str| {
+        rest.starts_with(|first: char| first.is_ascii_digit())
+            && ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.contains(protocol))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.ends_with("_SERVICE_PORT")
+        || name.contains("_SERVICE_PORT_")
+        || (name.ends_with("_PORT") && is_address())
+        || name.split_once("_PORT_").is_some_and(|(_, rest)| is_port(rest))
+}
+
 /// The candidate that is the fewest typing mistakes away, where a few are enough.
 pub(crate) fn nearest(written: &str, candidates: impl Iterator<Item = String>) -> Option<String> {
     let name = written.rsplit('.').next().unwrap_or(written);

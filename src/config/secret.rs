@@ -60,12 +60,16 @@ pub fn masked_url(url: &str) -> String {
         // Not a URL: it may be a `key=value` list with a password, so nothing of it is shown.
         return if url.contains('=') || url.contains('@') { MASK.into() } else { url.into() };
     };
+    // What holds one of these is no user name: the `@` then stood further on in the URL.
+    let is_plain = |user: &str| !user.contains(['/', '?', '#', '@', ',', '=', '&']);
     let rest = match rest.rsplit_once('@') {
         None => rest.to_owned(),
         Some((credentials, host)) => match credentials.split_once(':') {
-            Some((user, _)) => format!("{user}:{MASK}@{host}"),
-            None if matches!(scheme, "nats" | "tls") => format!("{MASK}@{host}"),
-            None => format!("{credentials}@{host}"),
+            Some((user, _)) if is_plain(user) => format!("{user}:{MASK}@{host}"),
+            None if is_plain(credentials) && !matches!(scheme, "nats" | "tls") => {
+                format!("{credentials}@{host}")
+            }
+            Some(_) | None => format!("{MASK}@{host}"),
         },
     };
     let Some((address, query)) = rest.split_once('?') else {
@@ -119,6 +123,9 @@ mod tests {
             ),
             ("nats://hunter2@h:4222", "nats://***@h:4222"),
             ("nats://a:hunter2@h1,nats://b:hunter2@h2", "nats://a:***@h2"),
+            ("nats://hunter2@h1,nats://b:hunter2@h2", "nats://***@h2"),
+            ("postgres://u@h/db?password=hunt@er2", "postgres://***@er2"),
+            ("postgres://u@h/db?password=hunt:2@b", "postgres://***@b"),
             ("amqp://u:hunter2@h", "amqp://u:***@h"),
             ("kafka://h1:9092,h2:9092", "kafka://h1:9092,h2:9092"),
             ("host=h password=hunter2", "***"),
@@ -138,5 +145,13 @@ mod tests {
         let shown = masked_value("sink", &options.into()).to_string();
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("\"me\"") && shown.contains("\"/ca\""), "{shown}");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_password_shows_whatever_characters_it_has(password in ".*") {
+            let shown = masked_url(&format!("postgres://u:{password}@h:5432/db"));
+            assert_eq!(shown, "postgres://u:***@h:5432/db");
+        }
     }
 }

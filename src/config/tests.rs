@@ -145,6 +145,21 @@ fn an_unknown_variable_is_an_error() {
 }
 
 #[test]
+fn variables_that_kubernetes_adds_for_a_service_are_left_alone() {
+    settings_with(&[
+        ("WALPOST_SERVICE_HOST", "10.0.0.1"),
+        ("WALPOST_SERVICE_PORT", "80"),
+        ("WALPOST_SINK_SERVICE_PORT_HTTP", "80"),
+        ("WALPOST_PORT", "tcp://10.0.0.1:80"),
+        ("WALPOST_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ])
+    .map(|settings| assert!(settings.sink.options.is_empty()))
+    .unwrap();
+    let problem = problem_with("WALPOST_PORT", "80");
+    assert!(problem.starts_with("environment: unknown variable WALPOST_PORT"), "{problem}");
+}
+
+#[test]
 fn an_unknown_flag_key_is_an_error() {
     let flags = [flag("--set", "relay.lane", "3")];
     let error = Values::load(None, [], &flags).map(|_| ()).unwrap_err();

@@ -159,7 +159,7 @@ impl Values {
     }
 
     fn read_variable(&mut self, name: String, value: String) -> Result<(), ConfigError> {
-        if OTHER_VARIABLES.contains(&name.as_str()) {
+        if OTHER_VARIABLES.contains(&name.as_str()) || keys::is_service_link(&name, &value) {
             return Ok(());
         }
         let secret_file = |path: &str| format!("{path}_file");
@@ -226,8 +226,8 @@ impl Values {
             let text = std::fs::read_to_string(&path).map_err(|source| {
                 ConfigError::Unreadable { what: format!("the file of {key}"), path, source }
             })?;
+            let secret = keys::secret_of_file(&key).unwrap_or(&key).to_owned();
             let Some(entry) = self.entries.remove(&key) else { continue };
-            let secret = key.trim_end_matches("_file").to_owned();
             // Editors and `echo` end a file with a newline that is no part of the secret.
             let value = Value::String(text.trim_end_matches(['\r', '\n']).to_owned());
             self.entries.insert(secret, Entry { value, origin: entry.origin });
@@ -241,7 +241,7 @@ impl Values {
     }
 
     /// An error about the value of `key`.
-    pub(crate) fn refuse(&self, key: &str, problem: impl Into<String>) -> ConfigError {
+    pub fn refuse(&self, key: &str, problem: impl Into<String>) -> ConfigError {
         ConfigError::Value { key: key.into(), origin: self.origin(key), problem: problem.into() }
     }
 
@@ -343,7 +343,9 @@ impl Values {
                 Value::Table([(name.to_owned(), masked_value(name, value))].into_iter().collect());
             // The text of a one-line table is `{ name = value }`, with the name quoted as needed.
             let text = quoted.to_string();
-            let text = text.trim().trim_start_matches('{').trim_end_matches('}').trim();
+            let text = text.trim();
+            let text = text.strip_prefix('{').and_then(|text| text.strip_suffix('}'));
+            let text = text.unwrap_or_default().trim();
             lines.push((section.to_owned(), format!("{text:<44} # {origin}")));
         };
         for key in KEYS {
@@ -382,13 +384,14 @@ fn as_toml(kind: Kind, text: &str) -> Value {
     }
 }
 
-/// A value from the environment or a flag. Settings of our own are read from text by their kind;
-/// an option of a sink must have its type already, except a secret, which may look like a number.
+/// A value from the environment or a flag. What does not look like its kind stays text, which is
+/// then refused with the place where it stands. An option of a sink must have its type already,
+/// except a secret, which may look like a number.
 fn written(key: &str, text: &str) -> Value {
-    let option = key.strip_prefix("sink.").filter(|_| keys::find(key).is_none());
-    match option {
-        Some(option) if !is_secret(option) => scalar(text),
-        Some(_) | None => Value::String(text.into()),
+    match keys::find(key) {
+        Some(known) => as_toml(known.kind, text),
+        None if key.starts_with("sink.") && !is_secret(key) => scalar(text),
+        None => Value::String(text.into()),
     }
 }
 

@@ -59,7 +59,8 @@ pub struct ServerState {
     pub database: String,
     /// Role of this connection.
     pub role: String,
-    /// Whether the role may replicate.
+    /// Whether the role may replicate: by its attribute, as superuser, or on Amazon RDS by
+    /// membership of `rds_replication`.
     pub may_replicate: bool,
 }
 
@@ -76,7 +77,9 @@ pub async fn server(client: &Client) -> Result<ServerState, Error> {
              current_setting('max_replication_slots')::int8, \
              (SELECT count(*) FROM pg_replication_slots), \
              pg_is_in_recovery(), current_database()::text, current_user::text, \
-             (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user)",
+             (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user) \
+             OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' \
+                        AND pg_has_role(current_user, oid, 'member'))",
             &[],
         )
         .await?;

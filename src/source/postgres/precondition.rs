@@ -67,6 +67,14 @@ pub fn judge_server(server: &ServerState) -> Vec<Finding> {
     } else {
         Finding::ok("server", format!("PostgreSQL {}", server.version_text))
     });
+    if server.in_recovery {
+        let (detail, fix) = ("it is a standby", "set source.url to its primary");
+        // From 16 on a standby can decode; its slot is lost with it, not with the primary.
+        findings.push(match server.version {
+            ..160_000 => Finding::fail("server", detail, fix),
+            160_000.. => Finding::warn("server", detail, fix),
+        });
+    }
     findings.push(judge_wal_level(server));
     findings.push(if server.may_replicate {
         Finding::ok("role", format!("{} may replicate", plain_identifier(&server.role)))
@@ -207,16 +215,13 @@ pub fn judge_publication(
         return vec![fail(format!("there is no publication {plain}"), fix.into())];
     };
     let mut findings = Vec::new();
-    let insert_only = "insert".to_owned();
     let published = published(publication);
-    if published != insert_only {
-        let detail = if publication.inserts {
-            format!("{plain} publishes {published}; more than inserts costs the server for nothing")
-        } else {
-            format!("{plain} publishes {published}, but no inserts")
-        };
-        let fix = format!("ALTER PUBLICATION {plain} SET (publish = 'insert');");
-        findings.push(fail(detail, fix));
+    let fix = format!("ALTER PUBLICATION {plain} SET (publish = 'insert');");
+    if !publication.inserts {
+        findings.push(fail(format!("{plain} publishes {published}, but no inserts"), fix));
+    } else if published != "insert" {
+        let detail = format!("{plain} publishes {published}: all but insert is sent for nothing");
+        findings.push(Finding::warn("publication", detail, fix));
     }
     if !publication.covers_table {
         let fix = format!("ALTER PUBLICATION {plain} ADD TABLE {name};");
@@ -275,7 +280,17 @@ pub fn judge_slot(
     let fail = |detail: String, fix: String| Finding::fail("slot", detail, fix);
     let Some(slot) = slot else {
         let detail = format!("there is no slot {name}");
-        return vec![fail(detail, "walpost init creates it".into())];
+        let fix = if server.slots < server.slots_max {
+            "walpost init creates it".to_owned()
+        } else {
+            // A full server refuses to make one, so creating it is not enough.
+            format!(
+                "drop an unused slot or ALTER SYSTEM SET max_replication_slots to more than {} \
+                 and restart the server; then walpost init creates it",
+                server.slots_max
+            )
+        };
+        return vec![fail(detail, fix)];
     };
     if slot.plugin.as_deref() != Some("pgoutput") {
         let plugin = slot.plugin.as_deref().unwrap_or("none (it is physical)");

@@ -1,0 +1,236 @@
+//! The verbs and their flags: what was typed, before it is checked.
+//!
+//! A flag is a setting like any other: it becomes a [`Flag`] over file and environment.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use walpost::config::{ConfigError, Flag, LogFormat, LogSettings, Values};
+
+mod check;
+mod init;
+mod run;
+
+const DEFAULT_FILE: &str = "walpost.toml";
+
+const EXAMPLES: &str = "\
+Examples:
+  walpost init  --source postgres://postgres@db/shop --role walpost
+  walpost check --source postgres://walpost@db/shop --sink kafka://broker:9092
+  walpost run   --source postgres://walpost@db/shop --sink kafka://broker:9092
+
+Settings come from walpost.toml (or --config), WALPOST_… variables over it, and flags over those:
+source.slot in the file is WALPOST_SOURCE_SLOT in the environment and --slot as a flag.
+Passwords belong into the environment or a file (WALPOST_SOURCE_URL, WALPOST_SOURCE_PASSWORD_FILE):
+what stands in a flag, every user of the machine can see.
+
+Exit codes: 0 clean, 1 definite error or failed check, 2 configuration.";
+
+/// Relays committed outbox rows from the database's log to a broker, and lets the database forget
+/// them only after the broker confirmed.
+#[derive(Parser)]
+#[command(name = "walpost", version, arg_required_else_help = true, after_help = EXAMPLES)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    global: GlobalFlags,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Args)]
+struct GlobalFlags {
+    /// Configuration file [default: walpost.toml, if there is one]
+    #[arg(long, global = true, value_name = "FILE", env = "WALPOST_CONFIG")]
+    config: Option<PathBuf>,
+    /// How log lines are written: human or json
+    #[arg(long, global = true, value_name = "FORMAT")]
+    log_format: Option<String>,
+    /// What is logged: error, warn, info, debug, trace, or directives such as walpost=debug
+    #[arg(long, global = true, value_name = "LEVEL")]
+    log_level: Option<String>,
+    /// Sets any other key, for example --set relay.lanes=64
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    set: Vec<(String, String)>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Relay rows until stopped
+    #[command(after_help = "\
+Example:
+  walpost run --source postgres://walpost@db/shop --sink kafka://broker:9092
+
+An interrupt (SIGTERM, SIGINT) stops it cleanly; a second one at once.")]
+    Run(RelayFlags),
+    /// Create what the database needs: table, publication, role, slot
+    ///
+    /// Creates what is missing and says what is there already; nothing is dropped or changed.
+    #[command(after_help = "\
+Examples:
+  walpost init --source postgres://postgres@db/shop
+  walpost init --source postgres://postgres@db/shop --role walpost   # + WALPOST_ROLE_PASSWORD
+  walpost init --print | psql --set ON_ERROR_STOP=1 shop
+
+The publication comes before the slot: a slot cannot see one that was made after it.")]
+    Init(init::InitFlags),
+    /// Check every precondition once, and say how to mend each failure
+    #[command(after_help = "\
+Example:
+  walpost check --json | jq '.findings[] | select(.standing != \"ok\")'
+
+Exits with 1 when anything failed.")]
+    Check(check::CheckFlags),
+    /// Print the effective, checked settings, where each comes from, and secrets as ***
+    Config(RelayFlags),
+}
+
+/// Where rows come from.
+#[derive(Args)]
+pub(crate) struct SourceFlags {
+    /// Database: postgres://USER@HOST:PORT/DATABASE
+    #[arg(long, value_name = "URL")]
+    source: Option<String>,
+    /// Replication slot [default: walpost]
+    #[arg(long)]
+    slot: Option<String>,
+    /// Publication [default: walpost]
+    #[arg(long)]
+    publication: Option<String>,
+    /// Outbox table [default: public.outbox]
+    #[arg(long)]
+    table: Option<String>,
+}
+
+/// Where rows come from and go to.
+#[derive(Args)]
+pub(crate) struct RelayFlags {
+    #[command(flatten)]
+    source: SourceFlags,
+    /// Broker: kafka://HOST:9092, amqp://HOST, nats://HOST:4222, stdout://
+    #[arg(long, value_name = "URL")]
+    sink: Option<String>,
+    /// Name of this relay for logs, metrics and the broker [default: the slot]
+    #[arg(long)]
+    name: Option<String>,
+}
+
+/// Does what was typed.
+pub(crate) fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
+    match &cli.verb {
+        Verb::Run(flags) => {
+            let values = values(&cli.global, flags.settings())?;
+            let settings = values.settings()?;
+            start_log(&values, &settings.log)?;
+            runtime()?.block_on(run::run(settings))
+        }
+        Verb::Init(flags) => {
+            let values = values(&cli.global, flags.source.settings())?;
+            start_log(&values, &values.log()?)?;
+            runtime()?.block_on(init::init(&values, flags))
+        }
+        Verb::Check(flags) => {
+            let values = values(&cli.global, flags.relay.settings())?;
+            start_log(&values, &values.log()?)?;
+            runtime()?.block_on(check::check(&values, flags))
+        }
+        Verb::Config(flags) => {
+            let values = values(&cli.global, flags.settings())?;
+            let settings = values.settings()?;
+            log_filter(&values, &settings.log)?;
+            // Some clients need a runtime to be made at all.
+            runtime()?.block_on(async { walpost::sink::open(&settings.sink).map(drop) })?;
+            print(&values.effective())?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn values(global: &GlobalFlags, mut flags: Vec<Flag>) -> Result<Values, ConfigError> {
+    flags.extend(flag("--log-format", "log.format", &global.log_format));
+    flags.extend(flag("--log-level", "log.level", &global.log_level));
+    for (key, value) in &global.set {
+        let name = format!("--set {key}");
+        flags.push(Flag { name, key: key.clone(), value: value.clone() });
+    }
+    let default = Path::new(DEFAULT_FILE);
+    let file = global.config.as_deref().or_else(|| default.exists().then_some(default));
+    // A variable that is not UTF-8 cannot be one of ours with a usable value; it is named as
+    // unknown or refused by its value rather than skipped.
+    let environment = std::env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    });
+    Values::load(file, environment, &flags)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime")
+}
+
+/// Log lines go to stderr; stdout is for what a verb prints.
+fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError> {
+    let filter = log_filter(values, settings)?;
+    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    match settings.format {
+        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
+    let level = &settings.level;
+    EnvFilter::try_new(level).map_err(|error| {
+        values.refuse("log.level", format!("\"{level}\" is no log level: {error}"))
+    })
+}
+
+impl SourceFlags {
+    fn settings(&self) -> Vec<Flag> {
+        [
+            flag("--source", "source.url", &self.source),
+            flag("--slot", "source.slot", &self.slot),
+            flag("--publication", "source.publication", &self.publication),
+            flag("--table", "source.table", &self.table),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+impl RelayFlags {
+    fn settings(&self) -> Vec<Flag> {
+        let mut flags = self.source.settings();
+        flags.extend(flag("--sink", "sink.url", &self.sink));
+        flags.extend(flag("--name", "relay.name", &self.name));
+        flags
+    }
+}
+
+/// Writes to stdout. A reader that has seen enough (`walpost config | head`) is no error.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("could not write to stdout")
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn flag(name: &str, key: &str, value: &Option<String>) -> Option<Flag> {
+    let value = value.clone()?;
+    Some(Flag { name: name.into(), key: key.into(), value })
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+    Ok((key.trim().to_owned(), value.to_owned()))
+}

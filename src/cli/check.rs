@@ -1,0 +1,136 @@
+//! `walpost check`: the doctor. Connects to both sides once, asks for every precondition, and
+//! says how to mend what does not hold. Answers within seconds, also when nobody else does.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use walpost::config::{OutboxSettings, PostgresSettings, Values, masked_url};
+use walpost::sink::{self, Sink};
+use walpost::source::postgres::inspect;
+use walpost::source::postgres::precondition::{self, Finding, Standing};
+use walpost::{Failure, FailureKind};
+
+use super::{RelayFlags, print};
+
+/// How long either side may take for all its answers together.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Args)]
+pub(crate) struct CheckFlags {
+    #[command(flatten)]
+    pub(super) relay: RelayFlags,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report {
+    ok: bool,
+    findings: Vec<Finding>,
+}
+
+/// Asks for every precondition and prints how it stands; the exit code is 1 if one failed.
+pub(crate) async fn check(values: &Values, flags: &CheckFlags) -> anyhow::Result<ExitCode> {
+    let settings = values.settings()?;
+    let sink = sink::open(&settings.sink)?;
+    let mut findings = vec![Finding::ok("configuration", values.file().unwrap_or("no file"))];
+    let (source, sink) = tokio::join!(
+        check_source(&settings.source, &settings.outbox),
+        check_sink(&*sink, &settings.sink.url)
+    );
+    findings.extend(source);
+    findings.extend(sink);
+    let report = Report { ok: findings.iter().all(|one| one.standing != Standing::Fail), findings };
+    let text = if flags.json {
+        format!("{}\n", serde_json::to_string_pretty(&report)?)
+    } else {
+        lines(&report)
+    };
+    print(&text)?;
+    Ok(if report.ok { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lines(report: &Report) -> String {
+    let mut text = String::new();
+    for finding in &report.findings {
+        let standing = match finding.standing {
+            Standing::Ok => "ok",
+            Standing::Warn => "warn",
+            Standing::Fail => "FAIL",
+        };
+        text.push_str(&format!("{standing:<5} {:<14} {}\n", finding.name, finding.detail));
+        if let Some(fix) = &finding.fix {
+            text.push_str(&format!("      fix: {fix}\n"));
+        }
+    }
+    text
+}
+
+async fn check_source(settings: &PostgresSettings, outbox: &OutboxSettings) -> Vec<Finding> {
+    let asking = tokio::time::timeout(ANSWER_TIMEOUT, ask_source(settings, outbox));
+    let failure = match asking.await {
+        Ok(Ok(findings)) => return findings,
+        Ok(Err(failure)) => failure,
+        Err(_) => Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}")),
+    };
+    vec![unreachable("source", &masked_url(settings.url.expose()), &failure)]
+}
+
+async fn ask_source(
+    settings: &PostgresSettings,
+    outbox: &OutboxSettings,
+) -> Result<Vec<Finding>, Failure> {
+    let client = inspect::sql_client(&settings.url).await?;
+    let server = inspect::server(&client).await.map_err(Failure::transient)?;
+    let mut findings = precondition::judge_server(&server);
+    if server.version < 130_000 {
+        // The catalog of an older server lacks what the other questions ask for.
+        return Ok(findings);
+    }
+    let table = inspect::table(&client, &settings.table).await.map_err(Failure::transient)?;
+    findings.extend(precondition::judge_table(settings, outbox, table.as_ref()));
+    if let Some(table) = &table {
+        let publication =
+            inspect::publication(&client, server.version, &settings.publication, table.oid)
+                .await
+                .map_err(Failure::transient)?;
+        let publication = publication.as_ref();
+        findings.extend(precondition::judge_publication(settings, outbox, table, publication));
+    }
+    let slot = inspect::slot(&client, &settings.slot).await.map_err(Failure::transient)?;
+    findings.extend(precondition::judge_slot(settings, &server, slot.as_ref()));
+    Ok(findings)
+}
+
+async fn check_sink(sink: &dyn Sink, url: &str) -> Vec<Finding> {
+    let shown = masked_url(url);
+    let probed = match tokio::time::timeout(ANSWER_TIMEOUT, sink.probe()).await {
+        Ok(probed) => probed,
+        Err(_) => Err(Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}"))),
+    };
+    let findings = match probed {
+        Ok(warnings) => {
+            let warnings = warnings.into_iter().map(|one| Finding::warn("sink", one, ""));
+            std::iter::once(Finding::ok("sink", shown)).chain(warnings).collect()
+        }
+        Err(failure) => vec![unreachable("sink", &shown, &failure)],
+    };
+    match tokio::time::timeout(ANSWER_TIMEOUT, sink.close()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(failure)) => tracing::debug!(%failure, "could not close the sink"),
+        Err(_) => tracing::debug!("the sink did not close in time"),
+    }
+    findings
+}
+
+fn unreachable(name: &'static str, url: &str, failure: &Failure) -> Finding {
+    let fix = match failure.kind() {
+        FailureKind::Transient => format!("start it, or mend host and port in {name}.url"),
+        FailureKind::Denied => format!("mend user and password in {name}.url"),
+        FailureKind::Definite => format!("mend [{name}] as the message says"),
+    };
+    Finding::fail(name, format!("{url}: {failure}"), fix)
+}
