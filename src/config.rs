@@ -19,6 +19,7 @@ pub use secret::{MASK, Secret, masked_url};
 pub use values::{Flag, Origin, Values};
 
 use crate::outbox::{Columns, Role};
+pub use crate::relay::Order;
 use crate::sink::SinkConfig;
 
 /// All settings of a relay.
@@ -76,17 +77,6 @@ pub struct ExtraHeader {
     pub name: String,
     /// Index into [`crate::OutboxRow::extra`].
     pub extra: usize,
-}
-
-/// Which rows keep their order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// Rows of the same key.
-    Key,
-    /// Rows of the same topic.
-    Destination,
-    /// All rows.
-    All,
 }
 
 /// What happens to a message that the broker will never take.

@@ -9,10 +9,11 @@ use bytes::Bytes;
 use serde::de::{Deserializer as _, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::config::OutboxSettings;
 use crate::identity::RowIdentity;
 use crate::message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};
-use crate::outbox::{Columns, OutboxRow};
-use crate::route::{RouteError, Router, Template};
+use crate::outbox::OutboxRow;
+use crate::route::{RouteError, Router, Template, TemplateError};
 
 /// Names that walpost's own headers have; a row's header of such a name is left out.
 const RESERVED: [&str; 3] = [HEADER_ID, HEADER_TYPE, HEADER_IDENTITY];
@@ -57,19 +58,16 @@ pub struct Encoder {
 }
 
 impl Encoder {
-    /// An encoder for one topic template.
-    pub fn new(topic: Template) -> Self {
-        Self { router: Router::new(topic), placed: Vec::new(), partition: None }
-    }
-
-    /// Places a further column as a header; a NULL is no header.
-    pub fn place_header(&mut self, header: &str, column: &str, columns: &mut Columns) {
-        self.placed.push((header.into(), columns.extra(column)));
-    }
-
-    /// Takes the partition from a further column; a NULL leaves it to the broker's partitioner.
-    pub fn place_partition(&mut self, column: &str, columns: &mut Columns) {
-        self.partition = Some(columns.extra(column));
+    /// An encoder for the `[outbox]` table of a configuration.
+    ///
+    /// # Errors
+    /// The topic template cannot be read.
+    pub fn new(outbox: &OutboxSettings) -> Result<Self, TemplateError> {
+        // The settings have mapped the further columns of the template already.
+        let topic = Template::parse(&outbox.topic, &mut outbox.columns.clone())?;
+        let placed = outbox.extra_headers.iter();
+        let placed = placed.map(|header| (header.name.as_str().into(), header.extra)).collect();
+        Ok(Self { router: Router::new(topic), placed, partition: outbox.partition })
     }
 
     /// The message of a row.
@@ -158,7 +156,9 @@ fn own_headers(json: &Bytes) -> Result<Vec<Header>, EncodeProblem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::ExtraHeader;
     use crate::identity::LogId;
+    use crate::outbox::Columns;
 
     fn row() -> OutboxRow {
         let identity = RowIdentity { log: LogId(1), transaction: 0xAB, ordinal: 3 };
@@ -169,16 +169,24 @@ mod tests {
         row
     }
 
-    fn encoder(columns: &mut Columns) -> Encoder {
-        Encoder::new(Template::parse("outbox.event.{aggregatetype}", columns).unwrap())
+    fn outbox() -> OutboxSettings {
+        OutboxSettings {
+            columns: Columns::debezium(),
+            topic: "outbox.event.{aggregatetype}".into(),
+            extra_headers: Vec::new(),
+            partition: None,
+        }
+    }
+
+    fn encoder() -> Encoder {
+        Encoder::new(&outbox()).unwrap()
     }
 
     #[test]
     fn payload_and_key_are_the_very_bytes_that_were_read() {
-        let mut columns = Columns::debezium();
         let row = row();
         let (key, payload) = (row.aggregate_id.clone().unwrap(), row.payload.clone().unwrap());
-        let message = encoder(&mut columns).message(row).unwrap();
+        let message = encoder().message(row).unwrap();
         assert_eq!(message.key.unwrap().as_ptr(), key.as_ptr());
         assert_eq!(message.value.unwrap().as_ptr(), payload.as_ptr());
         assert_eq!(message.timestamp_micros, 1_000);
@@ -188,7 +196,7 @@ mod tests {
     fn a_null_payload_is_a_tombstone() {
         let mut row = row();
         row.payload = None;
-        assert!(encoder(&mut Columns::debezium()).message(row).unwrap().value.is_none());
+        assert!(encoder().message(row).unwrap().value.is_none());
     }
 
     #[test]
@@ -197,7 +205,7 @@ mod tests {
         let json =
             r#" {"traceparent":"00-ab\u0021","n":1.10,"o":{"a": [1]},"none":null,"id":"x"} "#;
         row.headers = Some(Bytes::from_static(json.as_bytes()));
-        let headers = encoder(&mut Columns::debezium()).message(row).unwrap().headers;
+        let headers = encoder().message(row).unwrap().headers;
         let pairs: Vec<_> = headers.iter().map(|header| (&*header.name, &*header.value)).collect();
         let expected: [(&str, &[u8]); 3] =
             [("traceparent", b"00-ab!"), ("n", b"1.10"), ("o", b"{\"a\": [1]}")];
@@ -208,17 +216,18 @@ mod tests {
     fn headers_that_are_no_object_name_the_row_and_not_the_value() {
         let mut row = row();
         row.headers = Some(Bytes::from_static(b"[\"secret\"]"));
-        let error = encoder(&mut Columns::debezium()).message(row).unwrap_err().to_string();
+        let error = encoder().message(row).unwrap_err().to_string();
         assert!(error.contains("1:AB:3") && error.contains("headers"), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]
     fn further_columns_are_placed_as_header_and_partition() {
-        let mut columns = Columns::debezium();
-        let mut encoder = encoder(&mut columns);
-        encoder.place_header("tenant", "tenant_id", &mut columns);
-        encoder.place_partition("slot", &mut columns);
+        let mut outbox = outbox();
+        let extra = outbox.columns.extra("tenant_id");
+        outbox.extra_headers = vec![ExtraHeader { name: "tenant".into(), extra }];
+        outbox.partition = Some(outbox.columns.extra("slot"));
+        let mut encoder = Encoder::new(&outbox).unwrap();
         let mut row = row();
         row.extra = vec![Some(Bytes::from_static(b"acme")), Some(Bytes::from_static(b"7"))];
         let message = encoder.message(row.clone()).unwrap();

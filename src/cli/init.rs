@@ -7,7 +7,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::Args;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use walpost::config::{OutboxSettings, PostgresSettings, Values, plain_identifier};
 use walpost::source::postgres::inspect::{self, ServerState};
@@ -58,7 +57,7 @@ pub(crate) async fn init(values: &Values, flags: &InitFlags) -> anyhow::Result<E
 }
 
 struct Init<'a> {
-    client: Client,
+    client: SqlClient,
     settings: PostgresSettings,
     outbox: OutboxSettings,
     script: Script,

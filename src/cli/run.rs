@@ -1,13 +1,76 @@
 //! `walpost run`: the relay until it is stopped.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::bail;
-use walpost::config::Settings;
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use walpost::config::{OnReject, Settings};
+use walpost::source::postgres::PostgresSource;
+use walpost::{Backoff, Budget, Encoder, RelayOptions};
 
 /// Relays until a signal or a definite error.
-#[expect(clippy::unused_async, reason = "the relay that it will await is built beside it")]
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
-    walpost::sink::open(&settings.sink)?;
-    bail!("this build of walpost cannot relay yet: `run` is not connected to the relay")
+    let sink = walpost::sink::open(&settings.sink)?;
+    let encoder = Encoder::new(&settings.outbox)?;
+    let options = options(&settings);
+    let budget = Budget::new(settings.relay.bytes_max);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        slot = settings.source.slot,
+        publication = settings.source.publication,
+        table = %settings.source.table,
+        "walpost starts"
+    );
+    let stop = stop_signal()?;
+    let source = PostgresSource::start(settings.source, settings.outbox, budget.clone())?;
+    walpost::run(source, sink, encoder, budget, options, stop).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(settings: &Settings) -> RelayOptions {
+    let relay = &settings.relay;
+    match relay.on_reject {
+        // The only one so far, and what the relay does.
+        OnReject::Stop => {}
+    }
+    RelayOptions {
+        lanes: relay.lanes,
+        rows_max: relay.rows_max,
+        order: relay.order,
+        pipeline_keys: relay.pipeline_keys,
+        topic_wait: relay.topic_wait,
+        auth_wait: relay.auth_wait,
+        drain_max: Duration::from_secs(relay.drain_seconds_max),
+        backoff: Backoff { first: relay.retry_first, max: relay.retry_max },
+        stall_warning: relay.stall_warning,
+        summary_interval: relay.summary_interval,
+    }
+}
+
+/// Becomes true at the first SIGTERM or SIGINT; the second one ends the process at once, as a
+/// `kill -9` would: nothing is lost, some rows come again.
+fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
+    let mut terminate = signal(SignalKind::terminate()).context("could not watch for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("could not watch for SIGINT")?;
+    let (sender, stop) = watch::channel(false);
+    // Ends with the process: it has nothing to lose.
+    drop(tokio::spawn(async move {
+        for first in [true, false] {
+            // Neither signal is before the other.
+            tokio::select! {
+                biased;
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if first {
+                sender.send_replace(true);
+            } else {
+                tracing::warn!("a second signal: leaving at once");
+                std::process::exit(1);
+            }
+        }
+    }));
+    Ok(stop)
 }

@@ -6,9 +6,9 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::*;
+use crate::config::OutboxSettings;
 use crate::identity::LogId;
 use crate::outbox::{Columns, OutboxRow};
-use crate::route::Template;
 use crate::sink::Verdict;
 use crate::sink::scripted::ScriptedSink;
 
@@ -87,12 +87,17 @@ impl Running {
         };
         let mut options = RelayOptions::default();
         change(&mut options);
-        let template = Template::parse("{aggregatetype}", &mut Columns::debezium()).unwrap();
+        let outbox = OutboxSettings {
+            columns: Columns::debezium(),
+            topic: "{aggregatetype}".into(),
+            extra_headers: Vec::new(),
+            partition: None,
+        };
         let (stop, stopped) = watch::channel(false);
         let relay = run(
             source,
             Arc::clone(&sink) as Arc<dyn Sink>,
-            Encoder::new(template),
+            Encoder::new(&outbox).unwrap(),
             Budget::new(1 << 20),
             options,
             stopped,

@@ -31,6 +31,7 @@ pub use stream::PgStream;
 use super::auth::{AuthError, Protection, authenticate};
 use super::conninfo::{ConnInfo, Host, Keepalive, Place, SessionAttributes, SslMode};
 use super::tls;
+use super::value::SESSION_PARAMETERS;
 use super::wire::Connection;
 
 /// What the connection is for.
@@ -204,19 +205,17 @@ impl Attempt<'_> {
         let mut parameters = vec![
             ("user", info.user.as_str()),
             ("database", info.dbname.as_str()),
-            ("client_encoding", "UTF8"),
             ("application_name", info.application_name.as_str()),
         ];
         if let Some(options) = &info.options {
             parameters.push(("options", options));
         }
         match self.purpose {
-            Purpose::Sql => {}
-            Purpose::Replication => parameters.extend([
-                ("replication", "database"),
-                ("DateStyle", "ISO"),
-                ("TimeZone", "UTC"),
-            ]),
+            Purpose::Sql => parameters.push(("client_encoding", "UTF8")),
+            Purpose::Replication => {
+                parameters.push(("replication", "database"));
+                parameters.extend(SESSION_PARAMETERS);
+            }
         }
         let protection = Protection {
             is_private: stream.is_tls() || matches!(stream, PgStream::Unix(_)),

@@ -3,39 +3,20 @@
 //! Owns the catalog queries and plain structs of their answers; judges nothing (that is
 //! `precondition.rs`) and changes nothing. All queries need no more than a login.
 
-use std::time::Duration;
+use tokio_postgres::{Client, Error, Row};
 
-use tokio_postgres::{Client, Error, NoTls, Row};
-
+use super::conninfo::ConnInfo;
+use super::sql::{SqlClient, connect_sql};
 use crate::config::{QualifiedName, Secret};
-use crate::failure::{Failure, FailureKind};
-
-/// How long an inspection waits for a server before it says that there is none.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use crate::failure::Failure;
 
 /// Opens an ordinary SQL connection; it ends when the client is dropped.
 ///
 /// # Errors
-/// Transient: not reachable within five seconds. Denied: credentials. Never names the password.
-pub async fn sql_client(url: &Secret) -> Result<Client, Failure> {
-    let connecting = tokio_postgres::connect(url.expose(), NoTls);
-    let (client, connection) = match tokio::time::timeout(CONNECT_TIMEOUT, connecting).await {
-        Err(_) => {
-            let problem = format!("the database did not answer within {CONNECT_TIMEOUT:?}");
-            return Err(Failure::transient(problem));
-        }
-        Ok(Err(error)) => return Err(connect_failure(error)),
-        Ok(Ok(connected)) => connected,
-    };
-    // Owned by the client: it ends as soon as that is dropped, and its error reaches every query.
-    drop(tokio::spawn(connection));
-    Ok(client)
-}
-
-fn connect_failure(error: Error) -> Failure {
-    let denied = error.code().is_some_and(|code| code.code().starts_with("28"));
-    let kind = if denied { FailureKind::Denied } else { FailureKind::Transient };
-    Failure::new(kind, error)
+/// As the source's own connect: transient, denied, or definite. Never names the password.
+pub async fn sql_client(url: &Secret) -> Result<SqlClient, Failure> {
+    let info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
+    connect_sql(&info).await.map_err(|error| Failure::new(error.kind(), error))
 }
 
 /// The server and the role that we are on it.

@@ -24,7 +24,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 pub use server_error::ServerError;
 pub(crate) use standby::put_terminate;
-#[cfg_attr(not(test), expect(unused_imports, reason = "the stream reader comes next"))]
 pub(crate) use standby::{StandbyStatus, put_copy_done, put_status_update};
 
 use super::connect::PgStream;

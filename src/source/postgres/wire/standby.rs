@@ -24,7 +24,6 @@ pub(crate) struct StandbyStatus {
 /// ```text
 /// 'd' │ 38 u32 │ 'r' │ written u64 │ flushed u64 │ applied u64 │ clock i64 │ reply u8
 /// ```
-#[cfg_attr(not(test), expect(dead_code, reason = "the stream reader comes next"))]
 pub(crate) fn put_status_update(status: &StandbyStatus, buffer: &mut BytesMut) {
     buffer.reserve(39);
     buffer.put_u8(b'd');
@@ -38,7 +37,6 @@ pub(crate) fn put_status_update(status: &StandbyStatus, buffer: &mut BytesMut) {
 }
 
 /// Appends CopyDone: the client will send no more CopyData.
-#[cfg_attr(not(test), expect(dead_code, reason = "the stream reader comes next"))]
 pub(crate) fn put_copy_done(buffer: &mut BytesMut) {
     frontend::copy_done(buffer);
 }
