@@ -1,5 +1,6 @@
 //! Every way to connect and log in, against real PostgreSQL servers: one with TLS by an
-//! authority, one without TLS, one with a self-signed certificate that has only a Common Name.
+//! authority, one without TLS, one with a self-signed certificate that has only a Common Name,
+//! one with a certificate of version 1.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,9 +32,14 @@ signed() { # name, authority, common name, alternative names
     -extfile "$1.ext" -out "$1.crt"
 }
 authority root
+mkdir forged
+(cd forged && authority root)
 authority other
 signed server root ignored "DNS:localhost,IP:127.0.0.1"
 signed client root cert_user "DNS:cert_user"
+openssl req -newkey rsa:2048 -nodes -sha256 -subj "/CN=localhost" -keyout v1.key -out v1.csr
+openssl x509 -req -in v1.csr -CA root.crt -CAkey root.key -CAcreateserial -days 2 -out v1.crt
+openssl x509 -in v1.crt -noout -text | grep 'Version: 1'
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -sha384 -subj "/CN=localhost" \
   -keyout self.key -out self.crt
 chmod 0600 ./*.key
@@ -81,6 +87,7 @@ END
 "$BIN/postgres" --single -D tls postgres < roles.sql
 cp -r tls plain
 cp -r tls self
+cp -r tls v1
 "#;
 
 /// The servers' folders and ports; the processes end with the test binary.
@@ -89,6 +96,7 @@ struct Servers {
     tls: u16,
     plain: u16,
     self_signed: u16,
+    version_1: u16,
     _processes: Vec<Process>,
 }
 
@@ -112,7 +120,8 @@ fn servers() -> &'static Servers {
         let tls = start("tls", Some("server"));
         let plain = start("plain", None);
         let self_signed = start("self", Some("self"));
-        Servers { folder, tls, plain, self_signed, _processes: processes }
+        let version_1 = start("v1", Some("v1"));
+        Servers { folder, tls, plain, self_signed, version_1, _processes: processes }
     })
 }
 
@@ -174,6 +183,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
     let file = |name: &str| servers.folder.join(name).display().to_string();
     let (right, wrong) =
         (format!("sslrootcert={}", file("root.crt")), format!("sslrootcert={}", file("other.crt")));
+    let forged = format!("sslrootcert={}", file("forged/root.crt"));
     let (named, other) = ("localhost", "127.0.0.2");
     // given: mode, root, host; then: encrypted, not encrypted, or refused, by each server
     const TLS: Option<bool> = Some(true);
@@ -197,6 +207,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
         ("verify-full", right.as_str(), "127.0.0.1", TLS, NO),
         ("verify-full", right.as_str(), other, NO, NO),
         ("verify-full", wrong.as_str(), named, NO, NO),
+        ("verify-ca", forged.as_str(), named, NO, NO),
     ] {
         for (port, expected) in [(servers.tls, with_tls), (servers.plain, without_tls)] {
             // when
@@ -242,6 +253,7 @@ async fn prefer_and_allow_change_sides_when_the_server_refuses_the_login() {
     };
     assert!(!user("plain_only", "prefer").await.unwrap());
     assert!(user("tls_only", "allow").await.unwrap());
+    assert!(user("password_user", "allow").await.unwrap(), "clear text needs TLS");
     for (role, mode) in [("plain_only", "require"), ("tls_only", "disable")] {
         let error = user(role, mode).await.unwrap_err();
         assert_eq!(error.kind(), FailureKind::Denied);
@@ -260,6 +272,30 @@ async fn a_self_signed_certificate_is_its_own_root_and_its_common_name_counts() 
     let root = format!("sslrootcert={}", servers.folder.join("root.crt").display());
     let more = format!("sslmode=verify-ca {root} password=right");
     assert!(login(servers.self_signed, "localhost", "scram_user", &more).await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_is_judged_by_the_same_rules() {
+    let servers = servers();
+    for (mode, root, host, good) in [
+        ("require", None, "127.0.0.1", true),
+        ("verify-ca", Some("root.crt"), "127.0.0.1", true),
+        ("verify-ca", Some("other.crt"), "localhost", false),
+        // it was not signed by this one, although that has the same name as its subject
+        ("verify-ca", Some("self.crt"), "localhost", false),
+        // same name as the right authority, another key
+        ("verify-ca", Some("forged/root.crt"), "localhost", false),
+        ("verify-full", Some("root.crt"), "localhost", true),
+        ("verify-full", Some("root.crt"), "127.0.0.1", false),
+    ] {
+        let root = root.map(|root| format!("sslrootcert={}", servers.folder.join(root).display()));
+        let more = format!("sslmode={mode} {} password=right", root.unwrap_or_default());
+        let outcome = login(servers.version_1, host, "scram_user", &more).await;
+        match outcome {
+            Ok(_) => assert!(good, "{more} to {host}: was let in"),
+            Err(error) => assert!(!good, "{more} to {host}: {}", shown(&error)),
+        }
+    }
 }
 
 #[tokio::test]
