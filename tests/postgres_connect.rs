@@ -173,6 +173,20 @@ async fn login(port: u16, host: &str, user: &str, more: &str) -> Result<bool, Co
     Ok(encrypted)
 }
 
+/// What libpq itself makes of the same connection string; `None` when it is refused.
+fn libpq(port: u16, host: &str, user: &str, more: &str) -> Option<bool> {
+    let mut psql = Command::new(format!("{BIN}/psql"));
+    psql.arg("-XAt").arg("-c").arg("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    psql.arg(format!("host={host} port={port} user={user} dbname=postgres {more}"));
+    psql.env("HOME", "/nonexistent").env("PGPASSFILE", "/nonexistent").arg("-w");
+    let output = psql.output().expect("psql starts");
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "t" => Some(true),
+        "f" => Some(false),
+        _ => None,
+    }
+}
+
 fn shown(error: &ConnectError) -> String {
     walpost::Failure::new(error.kind(), format!("{error:?} {error}")).to_string()
 }
@@ -215,6 +229,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
             let outcome = login(port, host, "scram_user", &more).await;
             // then
             let case = format!("{more} to {host}, TLS: {}", port == servers.tls);
+            assert_eq!(libpq(port, host, "scram_user", &more), expected, "libpq: {case}");
             match (outcome, expected) {
                 (Ok(encrypted), Some(expected)) => assert_eq!(encrypted, expected, "{case}"),
                 (Err(error), None) => {
@@ -291,6 +306,8 @@ async fn a_certificate_of_version_1_is_judged_by_the_same_rules() {
         let root = root.map(|root| format!("sslrootcert={}", servers.folder.join(root).display()));
         let more = format!("sslmode={mode} {} password=right", root.unwrap_or_default());
         let outcome = login(servers.version_1, host, "scram_user", &more).await;
+        let of_libpq = libpq(servers.version_1, host, "scram_user", &more);
+        assert_eq!(of_libpq.is_some(), good, "libpq: {more} to {host}");
         match outcome {
             Ok(_) => assert!(good, "{more} to {host}: was let in"),
             Err(error) => assert!(!good, "{more} to {host}: {}", shown(&error)),
