@@ -1,5 +1,6 @@
 //! Every way to connect and log in, against real PostgreSQL servers: one with TLS by an
-//! authority, one without TLS, one with a self-signed certificate that has only a Common Name.
+//! authority, one without TLS, one with a self-signed certificate that has only a Common Name,
+//! one with a certificate of version 1.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -31,9 +32,14 @@ signed() { # name, authority, common name, alternative names
     -extfile "$1.ext" -out "$1.crt"
 }
 authority root
+mkdir forged
+(cd forged && authority root)
 authority other
 signed server root ignored "DNS:localhost,IP:127.0.0.1"
 signed client root cert_user "DNS:cert_user"
+openssl req -newkey rsa:2048 -nodes -sha256 -subj "/CN=localhost" -keyout v1.key -out v1.csr
+openssl x509 -req -in v1.csr -CA root.crt -CAkey root.key -CAcreateserial -days 2 -out v1.crt
+openssl x509 -in v1.crt -noout -text | grep 'Version: 1'
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -sha384 -subj "/CN=localhost" \
   -keyout self.key -out self.crt
 chmod 0600 ./*.key
@@ -81,6 +87,7 @@ END
 "$BIN/postgres" --single -D tls postgres < roles.sql
 cp -r tls plain
 cp -r tls self
+cp -r tls v1
 "#;
 
 /// The servers' folders and ports; the processes end with the test binary.
@@ -89,6 +96,7 @@ struct Servers {
     tls: u16,
     plain: u16,
     self_signed: u16,
+    version_1: u16,
     _processes: Vec<Process>,
 }
 
@@ -112,7 +120,8 @@ fn servers() -> &'static Servers {
         let tls = start("tls", Some("server"));
         let plain = start("plain", None);
         let self_signed = start("self", Some("self"));
-        Servers { folder, tls, plain, self_signed, _processes: processes }
+        let version_1 = start("v1", Some("v1"));
+        Servers { folder, tls, plain, self_signed, version_1, _processes: processes }
     })
 }
 
@@ -164,6 +173,20 @@ async fn login(port: u16, host: &str, user: &str, more: &str) -> Result<bool, Co
     Ok(encrypted)
 }
 
+/// What libpq itself makes of the same connection string; `None` when it is refused.
+fn libpq(port: u16, host: &str, user: &str, more: &str) -> Option<bool> {
+    let mut psql = Command::new(format!("{BIN}/psql"));
+    psql.arg("-XAt").arg("-c").arg("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+    psql.arg(format!("host={host} port={port} user={user} dbname=postgres {more}"));
+    psql.env("HOME", "/nonexistent").env("PGPASSFILE", "/nonexistent").arg("-w");
+    let output = psql.output().expect("psql starts");
+    match String::from_utf8_lossy(&output.stdout).trim() {
+        "t" => Some(true),
+        "f" => Some(false),
+        _ => None,
+    }
+}
+
 fn shown(error: &ConnectError) -> String {
     walpost::Failure::new(error.kind(), format!("{error:?} {error}")).to_string()
 }
@@ -174,6 +197,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
     let file = |name: &str| servers.folder.join(name).display().to_string();
     let (right, wrong) =
         (format!("sslrootcert={}", file("root.crt")), format!("sslrootcert={}", file("other.crt")));
+    let forged = format!("sslrootcert={}", file("forged/root.crt"));
     let (named, other) = ("localhost", "127.0.0.2");
     // given: mode, root, host; then: encrypted, not encrypted, or refused, by each server
     const TLS: Option<bool> = Some(true);
@@ -197,6 +221,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
         ("verify-full", right.as_str(), "127.0.0.1", TLS, NO),
         ("verify-full", right.as_str(), other, NO, NO),
         ("verify-full", wrong.as_str(), named, NO, NO),
+        ("verify-ca", forged.as_str(), named, NO, NO),
     ] {
         for (port, expected) in [(servers.tls, with_tls), (servers.plain, without_tls)] {
             // when
@@ -204,6 +229,7 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
             let outcome = login(port, host, "scram_user", &more).await;
             // then
             let case = format!("{more} to {host}, TLS: {}", port == servers.tls);
+            assert_eq!(libpq(port, host, "scram_user", &more), expected, "libpq: {case}");
             match (outcome, expected) {
                 (Ok(encrypted), Some(expected)) => assert_eq!(encrypted, expected, "{case}"),
                 (Err(error), None) => {
@@ -242,6 +268,7 @@ async fn prefer_and_allow_change_sides_when_the_server_refuses_the_login() {
     };
     assert!(!user("plain_only", "prefer").await.unwrap());
     assert!(user("tls_only", "allow").await.unwrap());
+    assert!(user("password_user", "allow").await.unwrap(), "clear text needs TLS");
     for (role, mode) in [("plain_only", "require"), ("tls_only", "disable")] {
         let error = user(role, mode).await.unwrap_err();
         assert_eq!(error.kind(), FailureKind::Denied);
@@ -260,6 +287,32 @@ async fn a_self_signed_certificate_is_its_own_root_and_its_common_name_counts() 
     let root = format!("sslrootcert={}", servers.folder.join("root.crt").display());
     let more = format!("sslmode=verify-ca {root} password=right");
     assert!(login(servers.self_signed, "localhost", "scram_user", &more).await.is_err());
+}
+
+#[tokio::test]
+async fn a_certificate_of_version_1_is_judged_by_the_same_rules() {
+    let servers = servers();
+    for (mode, root, host, good) in [
+        ("require", None, "127.0.0.1", true),
+        ("verify-ca", Some("root.crt"), "127.0.0.1", true),
+        ("verify-ca", Some("other.crt"), "localhost", false),
+        // it was not signed by this one, although that has the same name as its subject
+        ("verify-ca", Some("self.crt"), "localhost", false),
+        // same name as the right authority, another key
+        ("verify-ca", Some("forged/root.crt"), "localhost", false),
+        ("verify-full", Some("root.crt"), "localhost", true),
+        ("verify-full", Some("root.crt"), "127.0.0.1", false),
+    ] {
+        let root = root.map(|root| format!("sslrootcert={}", servers.folder.join(root).display()));
+        let more = format!("sslmode={mode} {} password=right", root.unwrap_or_default());
+        let outcome = login(servers.version_1, host, "scram_user", &more).await;
+        let of_libpq = libpq(servers.version_1, host, "scram_user", &more);
+        assert_eq!(of_libpq.is_some(), good, "libpq: {more} to {host}");
+        match outcome {
+            Ok(_) => assert!(good, "{more} to {host}: was let in"),
+            Err(error) => assert!(!good, "{more} to {host}: {}", shown(&error)),
+        }
+    }
 }
 
 #[tokio::test]

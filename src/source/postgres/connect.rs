@@ -6,7 +6,7 @@
 //! | sslmode | first | then, on a new socket |
 //! |---|---|---|
 //! | disable | plain | – |
-//! | allow | plain | TLS, when the server refused the login |
+//! | allow | plain | TLS, when the server refused the login or wants the password in clear |
 //! | prefer | TLS; plain on the same socket when the server has none | plain, when the handshake failed or the server refused the login |
 //! | require, verify-ca, verify-full | TLS | – |
 //!
@@ -127,7 +127,7 @@ impl Attempt<'_> {
                 self.open(Opening::Tls).await
             }
             (Target::Tcp { .. }, SslMode::Allow) => match self.open(Opening::Plain).await {
-                Err(first) if first.is_refused_by_server() => {
+                Err(first) if first.is_of_plain() => {
                     self.open(Opening::Tls).await.map_err(|_| first)
                 }
                 outcome => outcome,

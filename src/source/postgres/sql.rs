@@ -30,7 +30,8 @@ pub struct SqlClient {
 }
 
 impl SqlClient {
-    /// Says goodbye to the server and waits for the connection's end.
+    /// Says goodbye to the server and waits for the connection's end: as long as the socket
+    /// takes, so the caller sets the time limit.
     ///
     /// # Errors
     /// The connection had failed before.

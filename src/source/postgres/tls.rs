@@ -4,8 +4,9 @@
 //! is `connect.rs`.
 //!
 //! libpq checks the chain whenever there is a root certificate, whatever `sslmode`, and the name
-//! only for `verify-full`. Two habits of PostgreSQL servers need more than the web's rules: a
-//! self-signed certificate that is its own root, and a host name in the Common Name only.
+//! only for `verify-full`. Three habits of PostgreSQL servers need more than the web's
+//! rules: a self-signed certificate that is its own root, a host name in the Common Name only,
+//! and certificates of version 1.
 
 use std::fs;
 use std::io;
@@ -29,7 +30,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use x509_parser::extensions::GeneralName;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::prelude::{FromDer, X509Certificate, X509Version};
 
 use super::conninfo::{ConnInfo, RootCertificate, SslMode};
 
@@ -215,7 +216,10 @@ impl Verifier {
         // A self-signed server certificate serves as its own root: OpenSSL allows it, the web's
         // rules do not (it is marked as an authority).
         if trust.pinned.iter().any(|pinned| pinned == certificate) {
-            return check_dates(certificate, now);
+            return check_dates(&parse(certificate)?, now);
+        }
+        if parse(certificate)?.version() == X509Version::V1 {
+            return self.verify_version_1(trust, certificate, now);
         }
         let parsed = ParsedCertificate::try_from(certificate)?;
         verify_server_cert_signed_by_trust_anchor(
@@ -225,6 +229,38 @@ impl Verifier {
             now,
             self.provider.signature_verification_algorithms.all,
         )
+    }
+}
+
+impl Verifier {
+    /// The manual's own recipe (19.9.5 "Creating Certificates", with OpenSSL 3.0) makes server
+    /// certificates of version 1, which the web's rules refuse to read. They are accepted where
+    /// an authority of the root file signed them itself.
+    fn verify_version_1(
+        &self,
+        trust: &Trust,
+        certificate: &CertificateDer<'_>,
+        now: UnixTime,
+    ) -> Result<(), rustls::Error> {
+        let leaf = parse(certificate)?;
+        check_dates(&leaf, now)?;
+        let message = leaf.tbs_certificate.as_ref();
+        for root in &trust.pinned {
+            let root = parse(root)?;
+            let may_sign = root.is_ca() || root.version() == X509Version::V1;
+            if !may_sign || root.subject().as_raw() != leaf.issuer().as_raw() {
+                continue;
+            }
+            let key = root.public_key().subject_public_key.data.as_ref();
+            let signature = leaf.signature_value.data.as_ref();
+            // Each algorithm refuses keys and signatures that are not its own, and all are strong
+            // enough for TLS, so any one that holds will do.
+            let mut algorithms = self.provider.signature_verification_algorithms.all.iter();
+            if algorithms.any(|known| known.verify_signature(key, message, signature).is_ok()) {
+                return check_dates(&root, now);
+            }
+        }
+        Err(CertificateError::UnknownIssuer.into())
     }
 }
 
@@ -264,7 +300,7 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad_encoding())?;
+        let parsed = parse(certificate)?;
         let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
         let algorithms = &self.provider.signature_verification_algorithms;
         verify_tls13_signature_with_raw_key(message, &key, signature, algorithms)
@@ -275,8 +311,12 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-fn check_dates(certificate: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+fn parse<'a>(certificate: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, rustls::Error> {
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad_encoding())?;
+    Ok(parsed)
+}
+
+fn check_dates(parsed: &X509Certificate<'_>, now: UnixTime) -> Result<(), rustls::Error> {
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if now < parsed.validity().not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
@@ -293,7 +333,7 @@ fn verify_name(
     certificate: &CertificateDer<'_>,
     name: &ServerName<'_>,
 ) -> Result<(), rustls::Error> {
-    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| bad_encoding())?;
+    let parsed = parse(certificate)?;
     let alternatives = parsed.subject_alternative_name().map_err(|_| bad_encoding())?;
     let has_alternatives = alternatives.is_some_and(|alternatives| {
         alternatives.value.general_names.iter().any(|alternative| {

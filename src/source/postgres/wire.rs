@@ -386,7 +386,7 @@ impl Connection {
         (self.stream, replay)
     }
 
-    /// Says goodbye and closes.
+    /// Says goodbye and closes; the caller sets the time limit.
     ///
     /// # Errors
     /// The socket failed first; the connection is gone either way.

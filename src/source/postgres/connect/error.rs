@@ -209,9 +209,10 @@ impl ConnectError {
         }
     }
 
-    /// An error message of the server: `sslmode=allow` tries again with TLS.
-    pub(super) fn is_refused_by_server(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+    /// An error message of the server, or a request that only TLS makes safe to answer:
+    /// `sslmode=allow` tries again with TLS.
+    pub(super) fn is_of_plain(&self) -> bool {
+        matches!(self, Self::Refused { .. } | Self::Login { cause: AuthError::PlainText, .. })
     }
 
     /// A failure that may be TLS's doing: `sslmode=prefer` tries again without.
