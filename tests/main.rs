@@ -3,3 +3,6 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod support;
+
+mod sink_nats;
+mod sink_stdout;
