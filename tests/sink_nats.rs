@@ -72,6 +72,7 @@ async fn what_nats_confirmed_is_read_back_with_its_headers() {
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Confirmed), "{verdicts:?}");
     let records = nats.read_back("READBACK").await;
     assert_eq!(records.len(), batch.len());
+    assert!(records.is_sorted_by_key(|record| (record.sequence, record.time_micros)));
     for (record, message) in records.iter().zip(&batch) {
         assert_eq!(record.subject, "readback.orders");
         assert_eq!(record.payload, message.value.clone().unwrap_or_default());
@@ -372,7 +373,8 @@ async fn a_subject_without_permission_is_rejected_and_its_neighbours_go() {
           permissions: { publish: [\"allowed\"], subscribe: [\"_INBOX.>\"] } } ] }";
     let nats = Nats::start_with(users, "admin:a@");
     nats.create_stream("PERMITTED", &["allowed", "forbidden"]).await;
-    let sink = sink(&format!("nats://relay:r@127.0.0.1:{}", nats.port()), "");
+    let url = format!("nats://relay:r@127.0.0.1:{}", nats.port());
+    let sink = sink(&url, "ack_timeout = '1s'");
     let mut batch = messages("allowed", 3);
     batch[1].topic = "forbidden".into();
 
@@ -381,6 +383,70 @@ async fn a_subject_without_permission_is_rejected_and_its_neighbours_go() {
     assert_eq!((&verdicts[0], &verdicts[2]), (&Verdict::Confirmed, &Verdict::Confirmed));
     assert!(matches!(verdicts[1], Verdict::Rejected(_)), "{:?}", verdicts[1]);
     assert!(reason(&verdicts[1]).contains("\"forbidden\""), "{:?}", verdicts[1]);
+    let warnings = sink.probe().await.unwrap();
+    assert!(warnings[0].contains("may not ask"), "{warnings:?}");
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_hear_acks_is_denied() {
+    let users = "authorization { users: [
+        { user: admin, password: a }
+        { user: deaf, password: d, permissions: { subscribe: [\"other\"] } } ] }";
+    let nats = Nats::start_with(users, "admin:a@");
+    nats.create_stream("DEAF", &["deaf"]).await;
+    let sink = sink(&format!("nats://deaf:d@127.0.0.1:{}", nats.port()), "");
+    let denied = sink.deliver(&messages("deaf", 1)).await.unwrap_err();
+    assert_eq!(denied.kind(), FailureKind::Denied, "{denied}");
+    assert!(denied.to_string().contains("_INBOX"), "{denied}");
+}
+
+#[tokio::test]
+async fn a_server_that_stops_and_returns_is_found_again() {
+    let mut nats = Nats::start();
+    nats.create_stream("STOPPED", &["stopped"]).await;
+    let sink = sink(&nats.url(), "ack_timeout = '1s'");
+    assert_eq!(sink.deliver(&messages("stopped", 1)).await.unwrap(), [Verdict::Confirmed]);
+
+    nats.stop();
+    let batch = messages("stopped", 1);
+    for _ in 0..2 {
+        match sink.deliver(&batch).await {
+            Ok(verdicts) => assert!(matches!(verdicts[0], Verdict::Unknown(_)), "{verdicts:?}"),
+            Err(failure) => assert_eq!(failure.kind(), FailureKind::Transient, "{failure}"),
+        }
+    }
+
+    nats.restart();
+    assert_eq!(sink.deliver(&batch).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(nats.read_back("STOPPED").await.len(), 2);
+}
+
+#[tokio::test]
+async fn tls_trusts_only_the_given_authority() {
+    let folder = crate::support::process::scratch("nats-tls");
+    let (certificate, key) = (folder.join("certificate.pem"), folder.join("key.pem"));
+    let made = std::process::Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-days", "2", "-subj", "/CN=walpost test"])
+        .args(["-addext", "subjectAltName=IP:127.0.0.1"])
+        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-keyout"])
+        .arg(&key)
+        .arg("-out")
+        .arg(&certificate)
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let (certificate, key) = (certificate.display(), key.display());
+    let tls = format!("tls {{ cert_file: \"{certificate}\", key_file: \"{key}\" }}");
+    let nats = Nats::start_with(&tls, "");
+    let url = format!("tls://127.0.0.1:{}", nats.port());
+
+    let trusted = sink(&url, &format!("tls_ca_file = '{certificate}'"));
+    let verdicts = trusted.deliver(&messages("no.stream.yet", 1)).await.unwrap();
+    assert!(matches!(verdicts[0], Verdict::Absent(_)), "{verdicts:?}");
+
+    let failure = sink(&url, "").deliver(&messages("tls", 1)).await.unwrap_err();
+    assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
 }
 
 #[tokio::test]

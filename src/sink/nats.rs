@@ -17,6 +17,7 @@ use crate::message::Message;
 
 mod acks;
 mod envelope;
+mod events;
 mod generation;
 mod probe;
 mod settings;

@@ -98,7 +98,16 @@ impl Nats {
 
     /// A client of the test's own.
     pub async fn jetstream(&self) -> jetstream::Context {
-        jetstream::new(async_nats::connect(self.url()).await.unwrap())
+        let login = self.login.trim_end_matches('@').to_owned();
+        let options = match login.split_once(':') {
+            Some((user, password)) => {
+                async_nats::ConnectOptions::with_user_and_password(user.into(), password.into())
+            }
+            None if login.is_empty() => async_nats::ConnectOptions::new(),
+            None => async_nats::ConnectOptions::with_token(login),
+        };
+        let address = format!("nats://127.0.0.1:{}", self.port);
+        jetstream::new(options.connect(address).await.unwrap())
     }
 
     /// Makes a file stream for `subjects`.

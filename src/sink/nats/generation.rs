@@ -11,7 +11,7 @@
 //!      └───────▶ Failed
 //! ```
 //!
-//! - The library's first reconnect waits an hour (`RECONNECT_NEVER`); its `Disconnected` event
+//! - The library's first reconnect waits an hour (`nats/events.rs`); its `Disconnected` event
 //!   is a breach, and a breach ends the generation at once.
 //! - Dropping a single-threaded runtime drops every task on it before it returns: the queue with
 //!   its publishes, and the socket. `Gone` is said after that, on the same thread, and nobody
@@ -20,22 +20,15 @@
 //!   drops it by its `Nats-Msg-Id` once the retry is stored, within `duplicate_window`.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, Event, ServerAddr, ServerError};
-use async_nats::{ConnectOptions, Subscriber};
+use async_nats::{Client, ServerAddr, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use tokio::sync::watch;
 
 use super::acks::Acks;
+use super::events::{connect_failure, guard};
 use super::settings::Settings;
-use super::{BATCH_MESSAGES_MAX, LANES_MAX};
 use crate::failure::{Failure, FailureKind};
-
-const RECONNECT_NEVER: Duration = Duration::from_secs(3600);
-/// An idle connection that answers no two of these is over.
-const PING_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Why a connection was given up.
 #[derive(Debug, Clone)]
@@ -239,89 +232,13 @@ async fn connect_to(
 ) -> Result<(Live, Subscriber), Failure> {
     let inbox = format!("_INBOX.{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
     let acks = Arc::new(Acks::new(inbox));
-    let options = guard(settings.connect_options()?, Arc::clone(&acks), breach.clone());
+    let place = breach.clone();
+    let give_up = move |kind, reason: &str| self::breach(&place, kind, reason);
+    let options = guard(settings.connect_options()?, Arc::clone(&acks), give_up);
     let client =
         options.connect(server.clone()).await.map_err(|error| connect_failure(&error, server))?;
     let subscription = client.subscribe(acks.subscription()).await;
     let inbox = subscription
         .map_err(|error| Failure::transient(format!("could not subscribe to acks: {error}")))?;
     Ok((Live { client, acks }, inbox))
-}
-
-/// Takes reconnecting away from the library, and listens to what ends a connection.
-fn guard(
-    options: ConnectOptions,
-    acks: Arc<Acks>,
-    breaches: watch::Sender<Option<Breach>>,
-) -> ConnectOptions {
-    let connected_before = AtomicBool::new(false);
-    options
-        .ignore_discovered_servers()
-        .ping_interval(PING_INTERVAL)
-        // An ack for everything that may be in flight; beyond it the library drops replies.
-        .subscription_capacity(LANES_MAX * BATCH_MESSAGES_MAX * 2)
-        .reconnect_delay_callback(move |_| match connected_before.swap(true, Ordering::Relaxed) {
-            false => Duration::ZERO,
-            true => RECONNECT_NEVER,
-        })
-        .event_callback(move |event| {
-            heed(&event, &acks, &breaches);
-            std::future::ready(())
-        })
-}
-
-fn heed(event: &Event, acks: &Acks, breaches: &watch::Sender<Option<Breach>>) {
-    let (kind, reason) = match event {
-        Event::ServerError(ServerError::Other(text)) => match publish_denied(text) {
-            Some(subject) => {
-                let reason = format!("NATS denies this user to publish to subject {subject:?}");
-                return acks.deny(subject, &reason);
-            }
-            // Without its inbox the sink hears no ack at all.
-            None if text.starts_with("Permissions Violation for Subscription") => {
-                (FailureKind::Denied, format!("NATS: {text}; allow the user to subscribe there"))
-            }
-            None if text.contains("Authentication") => {
-                (FailureKind::Denied, format!("NATS: {text}"))
-            }
-            // Whatever it was about, some message may wait for an ack in vain.
-            None => (FailureKind::Transient, format!("NATS: {text}")),
-        },
-        Event::ServerError(error @ ServerError::AuthorizationViolation) => {
-            (FailureKind::Denied, error.to_string())
-        }
-        Event::ServerError(error @ ServerError::SlowConsumer(_)) => {
-            (FailureKind::Transient, error.to_string())
-        }
-        Event::SlowConsumer(_) => (FailureKind::Transient, "acks of NATS were dropped".to_owned()),
-        Event::Disconnected | Event::Closed => {
-            (FailureKind::Transient, "the connection to NATS was lost".to_owned())
-        }
-        Event::ClientError(error) => (FailureKind::Transient, error.to_string()),
-        // The server closes a lame duck's connections by and by; that is a disconnect then.
-        Event::Connected | Event::LameDuckMode | Event::Draining => return,
-    };
-    breach(breaches, kind, &reason);
-}
-
-/// `Permissions Violation for Publish to "subject"` (nats-server, `client.go`).
-fn publish_denied(text: &str) -> Option<&str> {
-    let rest = text.strip_prefix("Permissions Violation for Publish to \"")?;
-    rest.split_once('"').map(|(subject, _)| subject)
-}
-
-fn connect_failure(error: &ConnectError, server: &ServerAddr) -> Failure {
-    let mut text = format!("could not connect to NATS server {}: {error}", address(server));
-    match error.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            text.push_str("; check user and password, token, or the credentials file");
-            Failure::denied(text)
-        }
-        ConnectErrorKind::ServerParse
-        | ConnectErrorKind::Dns
-        | ConnectErrorKind::TimedOut
-        | ConnectErrorKind::Tls
-        | ConnectErrorKind::Io
-        | ConnectErrorKind::MaxReconnects => Failure::transient(text),
-    }
 }
