@@ -316,6 +316,32 @@ async fn what_was_queued_while_the_connection_stood_still_never_lands() {
 }
 
 #[tokio::test]
+async fn what_a_frozen_server_finds_on_its_old_socket_is_stored_once_and_in_order() {
+    let nats = Nats::start();
+    nats.create_stream("FROZEN", &["frozen"]).await;
+    let sink = sink(&nats.url(), "ack_timeout = '300ms'\nconnect_timeout = '10s'");
+    assert_eq!(sink.deliver(&messages("frozen", 1)).await.unwrap(), [Verdict::Confirmed]);
+    let batch = messages("frozen", 100);
+    let successors = messages("frozen", 100);
+
+    nats.freeze();
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Unknown(_))), "{verdicts:?}");
+    nats.thaw();
+    for part in [&batch, &successors] {
+        let mut verdicts = sink.deliver(part).await.unwrap();
+        while verdicts.iter().any(|verdict| matches!(verdict, Verdict::Unknown(_))) {
+            verdicts = sink.deliver(part).await.unwrap();
+        }
+        assert_eq!(verdicts, vec![Verdict::Confirmed; 100]);
+    }
+
+    let stored = identities(&nats.read_back("FROZEN").await);
+    let expected = batch.iter().chain(&successors).map(|message| message.identity.to_string());
+    assert_eq!(stored[1..], expected.collect::<Vec<_>>());
+}
+
+#[tokio::test]
 async fn swallowed_acks_are_unknown_after_the_timeout_and_the_retry_stores_nothing_twice() {
     let nats = Nats::start();
     nats.create_stream("SWALLOW", &["swallow"]).await;
