@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Deserializer, de};
+
 /// Reads one whole number with its unit `ms`, `s`, `m` or `h`; `0` needs none.
 ///
 /// # Errors
 /// A sentence on what a duration looks like.
-pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let text = text.trim();
     let refused = || format!("\"{text}\" is no duration; write it as 200ms, 5s, 1m or 2h");
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
@@ -23,6 +25,11 @@ pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     milliseconds.map(Duration::from_millis).ok_or_else(refused)
 }
 
+/// For `#[serde(with = "crate::duration")]`.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+    parse(&String::deserialize(from)?).map_err(de::Error::custom)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,16 +39,16 @@ mod tests {
         for (text, milliseconds) in
             [("0", 0), ("200ms", 200), ("5s", 5_000), ("1 m", 60_000), ("2h", 7_200_000)]
         {
-            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+            assert_eq!(parse(text), Ok(Duration::from_millis(milliseconds)), "{text}");
         }
     }
 
     #[test]
     fn a_number_without_a_unit_is_refused() {
         for text in ["", "5", "5 sec", "-1s", "1.5s", "s", "99999999999999999999s"] {
-            let problem = parse_duration(text).unwrap_err();
+            let problem = parse(text).unwrap_err();
             assert!(problem.contains("write it as 200ms, 5s, 1m or 2h"), "{problem}");
         }
-        assert!(parse_duration("18446744073709551615h").is_err(), "no overflow");
+        assert!(parse("18446744073709551615h").is_err(), "no overflow");
     }
 }

@@ -2,6 +2,9 @@
 #![allow(unreachable_pub, missing_docs, reason = "a test binary exports nothing")]
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
+mod cli;
 mod postgres_connect;
+mod sink_nats;
+mod sink_stdout;
 mod support;
 mod support_self;

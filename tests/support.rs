@@ -5,6 +5,7 @@ pub mod checker;
 mod checker_tests;
 pub mod frames;
 pub mod ledger;
+pub mod nats;
 pub mod postgres;
 pub mod process;
 pub mod proxy;

@@ -9,6 +9,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 use tokio_postgres::error::SqlState;
 use walpost::config::{OutboxSettings, PostgresSettings, Values, plain_identifier};
+use walpost::source::postgres::SqlClient;
 use walpost::source::postgres::inspect::{self, ServerState};
 use walpost::source::postgres::precondition::{self, Finding, Standing};
 

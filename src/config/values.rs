@@ -17,7 +17,7 @@ use super::error::ConfigError;
 use super::keys::{self, HEADERS_SECTION, KEYS, Kind, OTHER_VARIABLES, SECTIONS};
 use super::secret::{is_secret, masked_value};
 use super::size::parse_size;
-use crate::duration::parse_duration;
+use crate::duration;
 
 /// Where a value was written. Later variants win over earlier ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -303,7 +303,7 @@ impl Values {
             Some(Value::Integer(number)) => number.to_string(),
             Some(_) | None => self.required_text(key, "")?,
         };
-        let duration = parse_duration(&text).map_err(|problem| self.refuse(key, problem))?;
+        let duration = duration::parse(&text).map_err(|problem| self.refuse(key, problem))?;
         if duration < least {
             return Err(self.refuse(key, format!("must be at least {least:?}")));
         }

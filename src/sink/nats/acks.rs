@@ -1,0 +1,249 @@
+//! Publish acks back to the messages that they answer.
+//!
+//! Every publish names a reply subject of its own below one inbox; one subscription of the
+//! connection hears them all. Owns the batches in flight; knows no sockets and no verdicts.
+//!
+//! ```text
+//!  lane                     connection's thread
+//!  register ─▶ id 7         inbox.7.0 ◀── ack
+//!  publish, reply inbox.7.0 inbox.7.1 ◀── ack ── last one ─▶ wakes the lane once
+//! ```
+//!
+//! An id is never used twice, so an ack that comes late can only hit a batch that is gone.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::{Message as Reply, StatusCode};
+use serde::Deserialize;
+use tokio::sync::oneshot;
+
+/// What became of one publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// In the stream, now or by an earlier publish of the same identity.
+    Stored,
+    /// Nobody takes the subject: no stream, or no JetStream at all.
+    NoStream,
+    /// The stream judged it and did not store it.
+    Refused { code: u64, text: String, stream: String },
+    /// Never sent, or the server denied it: the reason for the operator.
+    Rejected(String),
+}
+
+/// JetStream's answer to a publish; either `error`, or `stream` with `seq` (ADR-1).
+#[derive(Deserialize)]
+struct PublishReply {
+    #[serde(default)]
+    stream: String,
+    #[serde(default)]
+    seq: u64,
+    error: Option<ReplyError>,
+}
+
+#[derive(Deserialize)]
+struct ReplyError {
+    #[serde(default)]
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl Answer {
+    /// `None` for what JetStream never says: somebody else subscribes to the subject and answers.
+    fn read(reply: &Reply) -> Option<Self> {
+        if reply.status == Some(StatusCode::NO_RESPONDERS) {
+            return Some(Self::NoStream);
+        }
+        let ack: PublishReply = serde_json::from_slice(&reply.payload).ok()?;
+        match ack.error {
+            Some(ReplyError { err_code, description }) => {
+                Some(Self::Refused { code: err_code, text: description, stream: ack.stream })
+            }
+            None if ack.stream.is_empty() || ack.seq == 0 => None,
+            None => Some(Self::Stored),
+        }
+    }
+}
+
+struct Batch {
+    subjects: Vec<Arc<str>>,
+    answers: Vec<Option<Answer>>,
+    missing: usize,
+    done: Option<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    /// The first answer counts.
+    fn settle(&mut self, index: usize, answer: Answer) {
+        let Some(place @ None) = self.answers.get_mut(index) else { return };
+        *place = Some(answer);
+        self.missing -= 1;
+        if self.missing == 0
+            && let Some(done) = self.done.take()
+        {
+            // A lane that has gone away needs no wake-up.
+            done.send(()).ok();
+        }
+    }
+}
+
+/// All batches in flight on one connection.
+pub(super) struct Acks {
+    inbox: String,
+    next: AtomicU64,
+    batches: Mutex<HashMap<u64, Batch>>,
+}
+
+impl Acks {
+    pub(super) fn new(inbox: String) -> Self {
+        Self { inbox, next: AtomicU64::new(0), batches: Mutex::new(HashMap::new()) }
+    }
+
+    /// What the connection subscribes to.
+    pub(super) fn subscription(&self) -> String {
+        format!("{}.*.*", self.inbox)
+    }
+
+    /// Opens a place for each message, before the first is published.
+    pub(super) fn register(self: &Arc<Self>, subjects: Vec<Arc<str>>) -> Ticket {
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, done) = oneshot::channel();
+        let missing = subjects.len();
+        let answers = vec![None; missing];
+        self.lock().insert(id, Batch { subjects, answers, missing, done: Some(sender) });
+        Ticket { acks: Arc::clone(self), id, done }
+    }
+
+    /// Takes a reply from the inbox.
+    pub(super) fn hear(&self, reply: &Reply) {
+        let Some(place) = reply.subject.strip_prefix(self.inbox.as_str()) else { return };
+        let mut parts = place.trim_start_matches('.').splitn(2, '.').map(str::parse);
+        let (Some(Ok(id)), Some(Ok(index))) = (parts.next(), parts.next()) else { return };
+        if let Some(answer) = Answer::read(reply) {
+            self.settle(id, index as usize, answer);
+        }
+    }
+
+    /// The server denied a publish to `subject`, which it says without naming the message.
+    pub(super) fn deny(&self, subject: &str, reason: &str) {
+        for batch in self.lock().values_mut() {
+            for index in 0..batch.subjects.len() {
+                if *batch.subjects[index] == *subject {
+                    batch.settle(index, Answer::Rejected(reason.to_owned()));
+                }
+            }
+        }
+    }
+
+    fn settle(&self, id: u64, index: usize, answer: Answer) {
+        if let Some(batch) = self.lock().get_mut(&id) {
+            batch.settle(index, answer);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Batch>> {
+        self.batches.lock().expect("nothing panics while it holds the batches")
+    }
+}
+
+/// A batch in flight; dropping it forgets the batch.
+pub(super) struct Ticket {
+    acks: Arc<Acks>,
+    id: u64,
+    done: oneshot::Receiver<()>,
+}
+
+impl Ticket {
+    /// Reply subject of the message at `index`.
+    pub(super) fn reply(&self, index: usize) -> String {
+        let mut digits = (itoa::Buffer::new(), itoa::Buffer::new());
+        let (id, index) = (digits.0.format(self.id), digits.1.format(index));
+        [self.acks.inbox.as_str(), id, index].join(".")
+    }
+
+    /// Settles a message that is not published.
+    pub(super) fn reject(&self, index: usize, reason: String) {
+        self.acks.settle(self.id, index, Answer::Rejected(reason));
+    }
+
+    /// Waits until every message has an answer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe; answers stay where they are.
+    pub(super) async fn answered(&mut self) {
+        // The sender lives in the batch, and the batch as long as this ticket.
+        drop((&mut self.done).await);
+    }
+
+    /// The answers so far; later ones are ignored.
+    pub(super) fn take(self) -> Vec<Option<Answer>> {
+        let batch = self.acks.lock().remove(&self.id);
+        batch.expect("only the ticket removes its batch").answers
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.acks.lock().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(subject: String, payload: &'static str) -> Reply {
+        Reply {
+            subject: subject.into(),
+            reply: None,
+            payload: payload.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    #[tokio::test]
+    async fn each_ack_reaches_its_own_message() {
+        let acks = Arc::new(Acks::new("_INBOX.x".into()));
+        let mut ticket = acks.register(vec!["a".into(), "b".into(), "c".into()]);
+        acks.hear(&reply(ticket.reply(2), r#"{"stream":"S","seq":9,"duplicate":true}"#));
+        acks.hear(&reply(
+            ticket.reply(0),
+            r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#,
+        ));
+        acks.deny("b", "no permission");
+        ticket.answered().await;
+        let answers = ticket.take();
+        assert!(
+            matches!(&answers[0], Some(Answer::Refused { code: 10077, stream, .. }) if stream == "S")
+        );
+        assert_eq!(answers[1], Some(Answer::Rejected("no permission".into())));
+        assert_eq!(answers[2], Some(Answer::Stored));
+    }
+
+    #[test]
+    fn what_jetstream_never_says_is_no_answer() {
+        let acks = Arc::new(Acks::new("_INBOX.x".into()));
+        let ticket = acks.register(vec!["a".into()]);
+        for payload in ["", "+OK", "{}", r#"{"stream":"","seq":1}"#, r#"{"stream":"S"}"#] {
+            acks.hear(&reply(ticket.reply(0), payload));
+        }
+        for subject in ["_INBOX.x.0", "_INBOX.x.0.1", "_INBOX.x.1.0", "_INBOX.y.0.0", "other"] {
+            acks.hear(&reply(subject.into(), r#"{"stream":"S","seq":1}"#));
+        }
+        assert_eq!(ticket.take(), [None]);
+    }
+
+    #[test]
+    fn an_ack_for_a_forgotten_batch_hits_no_later_one() {
+        let acks = Arc::new(Acks::new("_INBOX.x".into()));
+        let late = acks.register(vec!["a".into()]).reply(0);
+        let ticket = acks.register(vec!["a".into()]);
+        acks.hear(&reply(late, r#"{"stream":"S","seq":1}"#));
+        assert_eq!(ticket.take(), [None]);
+    }
+}
