@@ -155,6 +155,7 @@ impl KafkaSink {
         if !missing.is_empty() {
             let found = self.topics.look_up(&self.producers, &missing).await;
             topics.extend(found.map_err(|error| self.failure("look up topics in", error))?);
+            self.producers.health.answered();
         }
         Ok(topics)
     }
@@ -173,6 +174,10 @@ impl KafkaSink {
             // retries in order until the broker is back.
             biased;
             landing = &mut flight.landing => landing,
+            () = flight.generation.flights.broken() => {
+                denied = flight.generation.end().await;
+                flight.landing.await
+            }
             text = self.producers.health.denial() => {
                 denied = Some(text);
                 drop(flight.generation.end().await);
@@ -236,7 +241,7 @@ impl KafkaSink {
 
     /// An error of the client, told with what it last said about the cluster.
     fn failure(&self, action: &str, error: KafkaError) -> Failure {
-        let error = match self.producers.health.take() {
+        let error = match self.producers.health.complaint() {
             Some(complaint) if complaint.denied => return Failure::denied(complaint.text),
             Some(complaint) => {
                 Unreachable { action: action.to_owned(), complaint: complaint.text, error }
@@ -256,6 +261,7 @@ impl KafkaSink {
         });
         let answer = asking.await.expect("asking for metadata does not panic");
         let metadata = answer.map_err(|error| self.failure("reach", error))?;
+        self.producers.health.answered();
         let mut warnings = self.warnings.clone();
         if metadata.brokers().len() == 1 {
             warnings.push(

@@ -199,9 +199,14 @@ impl Kafka {
         let mut ends = Vec::new();
         for partition in metadata.topics()[0].partitions() {
             let id = partition.id();
-            let (low, high) = consumer
-                .fetch_watermarks(topic, id, START_MAX)
-                .expect("the partition has a leader");
+            let mut marks = None;
+            // A broker that has just come back leads its partitions a moment later.
+            let led = eventually(START_MAX, || {
+                marks = consumer.fetch_watermarks(topic, id, START_MAX).ok();
+                marks.is_some()
+            });
+            assert!(led, "partition {id} of {topic} has no leader");
+            let (low, high) = marks.expect("looked");
             if high > low {
                 assignment.add_partition_offset(topic, id, Offset::Offset(low)).expect("it exists");
                 ends.push((id, high));

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rdkafka::types::RDKafkaErrorCode;
 use slab::Slab;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Notify, oneshot, watch};
 
 const MESSAGE_BITS: u32 = 32;
 const _: () = assert!(usize::BITS == 64, "slot and message share one pointer");
@@ -44,6 +44,7 @@ struct Flight {
 pub(super) struct Flights {
     slab: Mutex<Slab<Flight>>,
     room: Notify,
+    broken: watch::Sender<bool>,
 }
 
 impl Flights {
@@ -77,6 +78,21 @@ impl Flights {
         }
         drop(slab);
         self.room.notify_waiters();
+        if let Outcome::Failed(_) = outcome {
+            self.give_up();
+        }
+    }
+
+    /// Marks the producer as one that must be ended. After a fatal error librdkafka keeps some
+    /// messages without ever reporting on them, so nobody may wait for its reports any more.
+    pub(super) fn give_up(&self) {
+        self.broken.send_replace(true);
+    }
+
+    /// Waits for [`Flights::give_up`]; at once if that was before.
+    pub(super) async fn broken(&self) {
+        let waited = self.broken.subscribe().wait_for(|broken| *broken).await.map(drop);
+        waited.expect("its sender is borrowed here");
     }
 
     /// Ends every flight with what is known by now. Only after the producer is gone.

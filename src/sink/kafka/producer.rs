@@ -70,9 +70,14 @@ pub(super) struct Complaint {
 }
 
 impl Health {
-    /// Takes the last complaint, so that the next attempt is judged by its own.
-    pub(super) fn take(&self) -> Option<Complaint> {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The last complaint since the cluster last answered.
+    pub(super) fn complaint(&self) -> Option<Complaint> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The cluster answered: older complaints explain nothing any more.
+    pub(super) fn answered(&self) {
+        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// Waits until the cluster refuses our credentials, from now on; says how.
@@ -131,6 +136,9 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         // Its log line already said the same to the operator.
         tracing::debug!(%error, "kafka client: {reason}");
+        if code(&error) == RDKafkaErrorCode::Fatal {
+            self.flights.give_up();
+        }
         self.health.note(&error, reason);
     }
 }
