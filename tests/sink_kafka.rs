@@ -269,7 +269,8 @@ async fn a_killed_broker_costs_neither_rows_nor_order() {
     });
     let (a, b, c, d, kafka) = tokio::join!(lane(0), lane(1), lane(2), lane(3), trouble);
     // then: of each key, all values are there, first seen in order
-    let records = kafka.unwrap().read_back("orders");
+    let mut kafka = kafka.unwrap();
+    let records = kafka.read_back("orders");
     let mut seen: HashMap<Vec<u8>, Vec<u64>> = HashMap::new();
     for (record, value) in records.iter().zip(values(&records)) {
         let number = value.parse().unwrap();
@@ -285,6 +286,16 @@ async fn a_killed_broker_costs_neither_rows_nor_order() {
             assert_eq!(seen[format!("{lane}-{class}").as_bytes()], expected);
         }
     }
+    // given: a broker that is gone, and a batch that waits for it
+    kafka.stop();
+    let stuck = [message("orders", "key", "value", 1)];
+    // when
+    let start = Instant::now();
+    let (delivered, closed) = tokio::join!(sink.deliver(&stuck), sink.close());
+    // then: closing does not wait for ever, and calls nothing confirmed
+    assert!(matches!(delivered.unwrap()[0], Verdict::Unknown(_)));
+    assert!(closed.is_err());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,17 +366,39 @@ async fn a_fatal_error_makes_the_flight_unknown_and_the_next_one_works() {
     let sink = sink(&format!("kafka://{}", cluster.bootstrap_servers()));
     let batch = [message("fatal", "key", "one", 1), message("fatal", "key", "two", 2)];
     assert_eq!(sink.deliver(&batch[..1]).await.unwrap(), confirmed(1));
-    // when
-    let fenced = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH];
-    let broken = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER; 5];
-    for errors in [&fenced[..], &broken[..]] {
-        cluster.request_errors(RDKafkaApiKey::Produce, errors);
+    for error in [
+        // Fatal by itself: the broker's and the client's count of messages differ.
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
+        // Fatal through the gapless guarantee, and said of a whole batch.
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_TIMESTAMP,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+    ] {
+        // when
+        cluster.request_errors(RDKafkaApiKey::Produce, &[error; 5]);
         let verdicts = sink.deliver(&batch).await.unwrap();
-        // then: never confirmed by mistake; librdkafka may also have healed the first by itself
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
-        eprintln!("after {errors:?}: {verdicts:?}");
-        assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(2));
+        // then
+        let unknown = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Unknown(_)));
+        assert!(unknown, "{error:?}: {verdicts:?}");
+        assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(2), "after {error:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_we_may_see_but_not_write_to_is_rejected() {
+    // given
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("seen", 1, 1).unwrap();
+    let sink = sink(&format!("kafka://{}", cluster.bootstrap_servers()));
+    let batch = [message("seen", "key", "one", 1)];
+    // when
+    let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    // then
+    let named = matches!(&verdicts[0], Verdict::Rejected(text) if text.contains("seen"));
+    assert!(named, "{verdicts:?}");
+    assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(1));
 }
 
 /// Figures, not a test: `cargo test --test walpost measure_kafka -- --ignored --nocapture`.

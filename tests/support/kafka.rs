@@ -121,16 +121,6 @@ impl Kafka {
         self.process = Some(process);
     }
 
-    /// What the broker has written to its log, for a test that fails.
-    pub fn log(&self) -> String {
-        self.process.as_ref().map(Process::log).unwrap_or_default()
-    }
-
-    /// Process id of the running broker.
-    pub fn id(&self) -> u32 {
-        self.process.as_ref().expect("the broker runs").id()
-    }
-
     /// `host:port` of the plain listener.
     pub fn bootstrap(&self) -> String {
         format!("127.0.0.1:{}", self.port)

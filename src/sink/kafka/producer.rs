@@ -252,10 +252,10 @@ impl Producers {
     /// librdkafka refuses its configuration, or has no threads or files left.
     pub(super) fn current(&self, batching: Batching) -> KafkaResult<Arc<Generation>> {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(generation) = generations.get(&batching) {
-            if !generation.ended.load(Ordering::Acquire) {
-                return Ok(Arc::clone(generation));
-            }
+        if let Some(generation) = generations.get(&batching)
+            && !generation.ended.load(Ordering::Acquire)
+        {
+            return Ok(Arc::clone(generation));
         }
         let mut config = self.config.clone();
         match batching {
