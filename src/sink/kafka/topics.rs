@@ -21,6 +21,9 @@ use crate::message::Message;
 const LIMIT_BYTES_DEFAULT: usize = 1_048_588;
 /// Longest wait for the cluster's answer about a topic.
 const LOOK_UP_MAX: Duration = Duration::from_secs(10);
+/// Longest wait for a topic's limit: without it the default is assumed, and a broker that then
+/// refuses a batch is coped with.
+const DESCRIBE_MAX: Duration = Duration::from_secs(2);
 
 /// What a message for this topic meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +151,7 @@ async fn ask(
     tokio::task::spawn_blocking(move || {
         let admin: KafkaResult<AdminClient<_>> = AdminClient::from_config(&config);
         let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(LOOK_UP_MAX));
+        let options = AdminOptions::new().request_timeout(Some(DESCRIBE_MAX));
         // Sent here; awaited below, after the metadata.
         let limits = admin.as_ref().ok().map(|admin| admin.describe_configs(&resources, &options));
         let mut found = metadata(&generation, &names);
