@@ -4,6 +4,7 @@
 
 mod cli;
 mod postgres_connect;
+mod sink_kafka;
 mod sink_nats;
 mod sink_stdout;
 mod support;

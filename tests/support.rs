@@ -4,6 +4,7 @@
 pub mod checker;
 mod checker_tests;
 pub mod frames;
+pub mod kafka;
 pub mod ledger;
 pub mod nats;
 pub mod postgres;
