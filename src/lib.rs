@@ -1,5 +1,6 @@
 //! walpost: a change-data-capture relay for the transactional outbox.
 
+mod duration;
 mod failure;
 mod identity;
 mod message;
