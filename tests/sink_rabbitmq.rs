@@ -169,7 +169,9 @@ async fn exactly_the_unroutable_messages_are_absent_among_thousands_in_flight() 
                         }
                         Verdict::Absent(reason) => {
                             assert_eq!(key, b"nowhere", "{}: {reason}", id(message));
-                            assert!(reason.contains("\"partly\"") && reason.contains("\"nowhere\""));
+                            assert!(
+                                reason.contains("\"partly\"") && reason.contains("\"nowhere\"")
+                            );
                         }
                         other => panic!("{other:?}"),
                     }
@@ -439,7 +441,10 @@ async fn swallowed_confirms_are_unknown_after_the_timeout_and_the_connection_is_
     let verdicts = deliver(&sink, &[message("silent", "k", "2", 2)]).await;
     // then
     assert!(started.elapsed() >= Duration::from_millis(500));
-    assert!(matches!(&verdicts[0], Verdict::Unknown(r) if r.contains("no confirm")), "{verdicts:?}");
+    assert!(
+        matches!(&verdicts[0], Verdict::Unknown(r) if r.contains("no confirm")),
+        "{verdicts:?}"
+    );
     let gone = async {
         while !client_gone.load(Ordering::Acquire) {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -482,6 +487,9 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed_and_is_used_again_afte
     // given
     let mut broker = RabbitMq::start();
     broker.declare_quorum_queue("kill", &[]).await;
+    // So that the queue itself is durable; see `restart`.
+    broker.stop();
+    broker.restart();
     let sink = open(&broker.url(), TO_QUEUE);
     let confirmed_count = Arc::new(AtomicU64::new(0));
     let mut lanes = tokio::task::JoinSet::new();
@@ -533,10 +541,9 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed_and_is_used_again_afte
     let last = message("kill", "k", "again", u64::MAX >> 20);
     let again = async {
         loop {
-            if let Ok(verdicts) = sink.deliver(std::slice::from_ref(&last)).await
-                && verdicts == [Verdict::Confirmed]
-            {
-                return;
+            match sink.deliver(std::slice::from_ref(&last)).await {
+                Ok(verdicts) if verdicts == [Verdict::Confirmed] => return,
+                other => println!("not yet: {other:?}"),
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

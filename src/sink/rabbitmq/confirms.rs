@@ -88,7 +88,6 @@ impl Confirms {
         self.unseen
     }
 
-
     /// Whether nothing is in flight and nothing waits for its verdict.
     pub(super) fn is_empty(&self) -> bool {
         let waiting = self.fresh.len() + self.ripe.len() + self.crossed.len();

@@ -64,7 +64,9 @@ impl Target {
         }
         let decode = |text: &str| {
             let decoded = percent_decode_str(text).decode_utf8();
-            decoded.map(|text| text.into_owned()).map_err(|_| refused("has a part that is no UTF-8"))
+            decoded
+                .map(|text| text.into_owned())
+                .map_err(|_| refused("has a part that is no UTF-8"))
         };
         let userinfo = match (url.username(), url.password()) {
             ("", None) => AMQPUserInfo { username: "guest".into(), password: "guest".into() },

@@ -187,10 +187,9 @@ impl<'a> Session<'a> {
 
     /// Publishes and settles until the link is lost or the senders are gone.
     async fn drive(&mut self, link: &Link, jobs: &mut mpsc::Receiver<Job>) -> Loss {
-        let mut events: BoxStream<'static, Event> =
-            link.connection().events_listener().boxed();
-        let tick = (self.confirm_timeout / 20)
-            .clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let mut events: BoxStream<'static, Event> = link.connection().events_listener().boxed();
+        let tick =
+            (self.confirm_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut clock = interval(tick);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing = false;
@@ -349,10 +348,13 @@ impl<'a> Session<'a> {
             let options = BasicPublishOptions { mandatory: true, immediate: false };
             let written =
                 channel.basic_publish(exchange, routing_key, options, &payload, properties).await;
-            Progress::Confirm(sequence, match written {
-                Ok(confirm) => confirm.await,
-                Err(error) => Err(error),
-            })
+            Progress::Confirm(
+                sequence,
+                match written {
+                    Ok(confirm) => confirm.await,
+                    Err(error) => Err(error),
+                },
+            )
         }));
     }
 
@@ -454,7 +456,8 @@ impl<'a> Session<'a> {
         }
         for batch in self.batches.drain() {
             let unknown = || Verdict::Unknown(reason.clone().into());
-            let verdicts = batch.verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unknown));
+            let verdicts =
+                batch.verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unknown));
             // A lane that is gone needs no answer.
             drop(batch.reply.send(Ok(verdicts.collect())));
         }
