@@ -110,7 +110,8 @@ impl Publisher {
 
 /// What the futures of a session bring.
 enum Progress {
-    Confirm(Sequence, Result<Confirmation, lapin::Error>),
+    /// Whether it is an ack, and the return that came along, of whichever message.
+    Confirm(Sequence, Result<(bool, Option<Returned>), lapin::Error>),
     Marker,
 }
 
@@ -245,7 +246,9 @@ impl<'a> Session<'a> {
         loop {
             match progress {
                 Progress::Marker => self.settle_marked(),
-                Progress::Confirm(sequence, Ok(confirmation)) => self.see(sequence, confirmation),
+                Progress::Confirm(sequence, Ok((acked, returned))) => {
+                    self.confirms.see(sequence, acked, returned);
+                }
                 Progress::Confirm(_, Err(error)) => return Some(loss(&error)),
             }
             self.push_marker();
@@ -351,7 +354,7 @@ impl<'a> Session<'a> {
             Progress::Confirm(
                 sequence,
                 match written {
-                    Ok(confirm) => confirm.await,
+                    Ok(confirm) => confirm.await.map(seen),
                     Err(error) => Err(error),
                 },
             )
@@ -362,24 +365,6 @@ impl<'a> Session<'a> {
         if self.confirms.push_marker() {
             self.progress.push(Box::pin(std::future::ready(Progress::Marker)));
         }
-    }
-
-    fn see(&mut self, sequence: Sequence, confirmation: Confirmation) {
-        // Confirms are on: `NotRequested` cannot come, and would be no confirm.
-        let acked = confirmation.is_ack();
-        let returned = confirmation.take_message().map(|message| {
-            let delivery = message.delivery;
-            let (exchange, key) = (&delivery.exchange, &delivery.routing_key);
-            let reason = format!(
-                "no queue takes messages of exchange \"{exchange}\" with routing key \"{key}\" \
-                 ({} {}); bind one",
-                message.reply_code, message.reply_text
-            );
-            let message_id = delivery.properties.message_id().as_ref();
-            let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
-            Returned { message_id, reason }
-        });
-        self.confirms.see(sequence, acked, returned);
     }
 
     fn settle_marked(&mut self) {
@@ -442,7 +427,9 @@ impl<'a> Session<'a> {
         while let Ok(Some(progress)) = timeout(DRAIN_TIMEOUT, self.progress.next()).await {
             match progress {
                 Progress::Marker => self.settle_marked(),
-                Progress::Confirm(sequence, Ok(confirmation)) => self.see(sequence, confirmation),
+                Progress::Confirm(sequence, Ok((acked, returned))) => {
+                    self.confirms.see(sequence, acked, returned);
+                }
                 Progress::Confirm(_, Err(error)) if error.is_amqp_soft_error() => {
                     refused = refused.or(reply_code(&error));
                 }
@@ -482,6 +469,24 @@ impl<'a> Session<'a> {
             self.suspects.messages.extend(self.confirms.unsettled());
         }
     }
+}
+
+fn seen(confirmation: Confirmation) -> (bool, Option<Returned>) {
+    // Confirms are on: `NotRequested` cannot come, and would be no confirm.
+    let acked = confirmation.is_ack();
+    let returned = confirmation.take_message().map(|message| {
+        let delivery = message.delivery;
+        let (exchange, key) = (&delivery.exchange, &delivery.routing_key);
+        let reason = format!(
+            "no queue takes messages of exchange \"{exchange}\" with routing key \"{key}\" \
+             ({} {}); bind one",
+            message.reply_code, message.reply_text
+        );
+        let message_id = delivery.properties.message_id().as_ref();
+        let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+        Returned { message_id, reason }
+    });
+    (acked, returned)
 }
 
 fn loss(error: &lapin::Error) -> Loss {
