@@ -4,9 +4,9 @@
 //! tickets. Lanes make envelopes side by side; one task owns connection and channel.
 //!
 //! ```text
-//! deliver ─▶ envelope ─▶ ┐                 ┌─▶ link       connection, and being sure it is gone
-//! deliver ─▶ envelope ─▶ ├─ bounded ─▶ publisher ─▶ confirms   returns and confirms to verdicts
-//! deliver ─▶ envelope ─▶ ┘                 └─▶ exchanges  is there such an exchange?
+//! deliver ─▶ envelope ─▶ ┐                         ┌─▶ link       sure to be gone at its end
+//! deliver ─▶ envelope ─▶ ├─▶ publisher ─▶ session ─┼─▶ confirms   returns and acks to verdicts
+//! deliver ─▶ envelope ─▶ ┘                         └─▶ exchanges  is there such an exchange?
 //! ```
 //!
 //! lapin logs a returned message with its payload (target `lapin::returned_messages`, level
@@ -17,6 +17,7 @@ mod envelope;
 mod exchanges;
 mod link;
 mod publisher;
+mod session;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
