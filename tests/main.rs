@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod cli;
+mod end_to_end;
 mod postgres_connect;
 mod sink_kafka;
 mod sink_nats;
+mod sink_rabbitmq;
 mod sink_stdout;
 mod support;
 mod support_self;

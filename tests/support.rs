@@ -1,6 +1,7 @@
 //! Real servers, a proxy that breaks connections, and the judge of what came out.
 #![allow(dead_code, reason = "not every helper is used by the tests that are there today")]
 
+pub mod broker;
 pub mod checker;
 mod checker_tests;
 pub mod frames;
@@ -10,6 +11,7 @@ pub mod nats;
 pub mod postgres;
 pub mod process;
 pub mod proxy;
+pub mod rabbitmq;
 pub mod relay;
 pub mod sample;
 pub mod slot;

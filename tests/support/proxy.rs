@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::frames::{Direction, Event, Protocol};
+pub use super::frames::{Direction, Event, Protocol};
 pub use super::tunnel::Ending;
 use super::tunnel::{Connection, Piece, reset_on_close};
 

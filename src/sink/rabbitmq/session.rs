@@ -1,0 +1,419 @@
+//! One link, and all that is published over it until it is lost.
+//!
+//! Only one task may publish on a channel: lapin gives a publish its number and its place in the
+//! stream in two steps, so with two tasks a nack can reach the wrong message. All publishes of a
+//! session are futures polled in one.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, FuturesUnordered};
+use futures_util::{FutureExt, StreamExt};
+use lapin::options::BasicPublishOptions;
+use lapin::{Channel, Confirmation, Event};
+use slab::Slab;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::confirms::{Confirms, Place, Returned, Sequence};
+use super::envelope::Envelope;
+use super::exchanges::{self, Looked, NOT_FOUND, reply_code};
+use super::link::Link;
+use super::publisher::{Job, Reply, Suspects};
+use crate::identity::RowIdentity;
+use crate::sink::Verdict;
+
+/// No further batch is taken while so many are in flight. lapin walks through all of them for
+/// each cumulative ack: 500 are too few for the broker, 20,000 cost twice the processor time.
+pub(super) const WINDOW_MESSAGES: usize = 2_000;
+/// Exchanges remembered to exist.
+const EXCHANGES_MAX: usize = 10_000;
+/// For the futures of an ended link, which the client library fails at once.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Events handled in a row before the other branches are looked at.
+const EVENTS_MAX: usize = 256;
+
+/// What the futures of a session bring.
+enum Progress {
+    /// Whether it is an ack, and the return that came along, of whichever message.
+    Confirm(Sequence, Result<(bool, Option<Returned>), lapin::Error>),
+    Marker,
+}
+
+struct Batch {
+    verdicts: Vec<Option<Verdict>>,
+    unsettled: usize,
+    reply: Reply,
+    taken_at: Instant,
+}
+
+/// Why a link is given up.
+enum Loss {
+    /// Nobody sends any more, and all is settled.
+    Done,
+    Broken(String),
+    /// The broker closed the channel over one of the messages.
+    Refused {
+        code: u16,
+        reason: String,
+    },
+}
+
+type Looking = BoxFuture<'static, (Vec<Envelope>, usize, Result<Looked, lapin::Error>)>;
+
+/// One link and everything that is on its way over it.
+pub(super) struct Session<'a> {
+    channel: Channel,
+    frame_bytes_max: usize,
+    asking: Option<Channel>,
+    confirm_timeout: Duration,
+    suspects: &'a mut Suspects,
+    batches: Slab<Batch>,
+    confirms: Confirms,
+    progress: FuturesUnordered<BoxFuture<'static, Progress>>,
+    /// Exchanges seen to exist on this link.
+    exchanges: HashSet<String>,
+    looking: Option<Looking>,
+    /// Suspects that wait until nothing else is in flight.
+    alone: VecDeque<(Place, Envelope)>,
+    /// The suspect that is in flight.
+    suspect: Option<(Place, RowIdentity, String)>,
+    /// While the broker has blocked the connection no timeout counts.
+    blocked: bool,
+    /// Timeouts count from here at the earliest.
+    flowing_since: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(link: &Link, confirm_timeout: Duration, suspects: &'a mut Suspects) -> Self {
+        Self {
+            channel: link.channel(),
+            frame_bytes_max: link.frame_bytes_max(),
+            asking: None,
+            confirm_timeout,
+            suspects,
+            batches: Slab::new(),
+            confirms: Confirms::default(),
+            progress: FuturesUnordered::new(),
+            exchanges: HashSet::from([String::new()]),
+            looking: None,
+            alone: VecDeque::new(),
+            suspect: None,
+            blocked: false,
+            flowing_since: Instant::now(),
+        }
+    }
+
+    /// From the first batch to the end of the link.
+    pub(super) async fn run(mut self, link: Link, first: Job, jobs: &mut mpsc::Receiver<Job>) {
+        self.take(&link, first);
+        let loss = self.drive(&link, jobs).await;
+        self.finish(link, loss).await;
+    }
+
+    /// Publishes and settles until the link is lost or the senders are gone.
+    async fn drive(&mut self, link: &Link, jobs: &mut mpsc::Receiver<Job>) -> Loss {
+        let mut events: BoxStream<'static, Event> = link.connection().events_listener().boxed();
+        let tick =
+            (self.confirm_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let mut clock = interval(tick);
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut closing = false;
+        loop {
+            self.publish_alone();
+            self.push_marker();
+            if closing && self.batches.is_empty() {
+                return Loss::Done;
+            }
+            let room = !closing
+                && self.looking.is_none()
+                && self.alone.is_empty()
+                && self.confirms.unseen() < WINDOW_MESSAGES;
+            let looking = async {
+                match &mut self.looking {
+                    Some(looking) => looking.await,
+                    None => std::future::pending().await,
+                }
+            };
+            // Events first, since they explain what follows; then what settles messages, so that
+            // the window is free; the clock before new work, so that it cannot be starved. All
+            // are cancel safe: streams, a receiver, and a future that is kept.
+            tokio::select! { biased;
+                event = events.next() => {
+                    let Some(event) = event else {
+                        return Loss::Broken("the RabbitMQ client has stopped".to_owned());
+                    };
+                    if let Some(loss) = self.note(event) { return loss }
+                }
+                Some(progress) = self.progress.next(), if !self.progress.is_empty() => {
+                    if let Some(loss) = self.advance(progress) { return loss }
+                }
+                (envelopes, job, looked) = looking => {
+                    self.looking = None;
+                    match looked {
+                        Ok(looked) => self.publish(job, envelopes, looked),
+                        Err(error) => return Loss::Broken(error.to_string()),
+                    }
+                }
+                _ = clock.tick() => if let Some(loss) = self.overdue(link) { return loss },
+                job = jobs.recv(), if room => match job {
+                    Some(job) => self.take(link, job),
+                    None => closing = true,
+                },
+            }
+        }
+    }
+
+    /// Handles what has come in, as far as it is there already.
+    fn advance(&mut self, first: Progress) -> Option<Loss> {
+        let mut progress = first;
+        let mut left = EVENTS_MAX;
+        loop {
+            match progress {
+                Progress::Marker => self.settle_marked(),
+                Progress::Confirm(sequence, Ok((acked, returned))) => {
+                    self.confirms.see(sequence, acked, returned);
+                }
+                Progress::Confirm(_, Err(error)) => return Some(loss(&error)),
+            }
+            self.push_marker();
+            left -= 1;
+            // Nothing is taken out that is not handled: put back, it would break the order that
+            // the marker stands for.
+            if left == 0 {
+                return None;
+            }
+            progress = self.progress.next().now_or_never().flatten()?;
+        }
+    }
+
+    fn note(&mut self, event: Event) -> Option<Loss> {
+        match event {
+            Event::ConnectionBlocked(reason) => {
+                tracing::warn!(reason, "RabbitMQ blocks publishing; waiting until it lets go");
+                self.blocked = true;
+            }
+            Event::ConnectionUnblocked => {
+                tracing::info!("RabbitMQ takes messages again");
+                self.blocked = false;
+                self.flowing_since = Instant::now();
+            }
+            // A channel's error comes with the confirms too, or belongs to the asking channel.
+            Event::Error(error) if error.is_amqp_soft_error() => {}
+            Event::Error(error) => return Some(loss(&error)),
+            // Recovery is off; and RabbitMQ sends no channel.flow.
+            _ => {}
+        }
+        None
+    }
+
+    /// Takes a batch: at once, or after its unknown exchanges have been looked up.
+    fn take(&mut self, link: &Link, job: Job) {
+        let Job { envelopes, reply } = job;
+        let mut names: Vec<String> = Vec::new();
+        for envelope in &envelopes {
+            let name = envelope.exchange.as_str();
+            if !self.exchanges.contains(name) && !names.iter().any(|known| known == name) {
+                names.push(name.to_owned());
+            }
+        }
+        let count = envelopes.len();
+        let taken_at = Instant::now();
+        let verdicts = vec![None; count];
+        let job = self.batches.insert(Batch { verdicts, unsettled: count, reply, taken_at });
+        if names.is_empty() {
+            let known = Looked { channel: None, present: Vec::new(), missing: HashMap::new() };
+            return self.publish(job, envelopes, known);
+        }
+        let looking = exchanges::look(link.connection(), self.asking.take(), names);
+        self.looking = Some(Box::pin(async move { (envelopes, job, looking.await) }));
+    }
+
+    fn publish(&mut self, job: usize, envelopes: Vec<Envelope>, looked: Looked) {
+        if looked.channel.is_some() {
+            self.asking = looked.channel;
+        }
+        if self.exchanges.len() + looked.present.len() > EXCHANGES_MAX {
+            self.exchanges = HashSet::from([String::new()]);
+        }
+        self.exchanges.extend(looked.present);
+        let frame_bytes_max = self.frame_bytes_max;
+        for (index, envelope) in envelopes.into_iter().enumerate() {
+            let place = Place { job, index };
+            if let Some(problem) = looked.missing.get(envelope.exchange.as_str()) {
+                self.settle(place, Verdict::Absent(problem.clone()));
+            } else if envelope.header_frame_bytes > frame_bytes_max {
+                let bytes = envelope.header_frame_bytes;
+                self.settle(place, Verdict::Rejected(format!(
+                    "headers of up to {bytes} bytes: RabbitMQ takes all headers in one frame of \
+                     {frame_bytes_max} at most; make them smaller or raise its frame_max"
+                )));
+            } else if self.suspects.includes(&envelope) {
+                self.alone.push_back((place, envelope));
+            } else {
+                self.send(place, envelope);
+            }
+        }
+    }
+
+    /// Publishes the next suspect once nothing is in flight.
+    fn publish_alone(&mut self) {
+        if self.alone.is_empty() || !self.confirms.is_empty() {
+            return;
+        }
+        if let Some((place, envelope)) = self.alone.pop_front() {
+            let exchange = envelope.exchange.as_str().to_owned();
+            self.suspect = Some((place, envelope.identity, exchange));
+            self.send(place, envelope);
+        }
+    }
+
+    fn send(&mut self, place: Place, envelope: Envelope) {
+        let sequence = self.confirms.enter(place, envelope.identity);
+        let channel = self.channel.clone();
+        self.progress.push(Box::pin(async move {
+            let Envelope { exchange, routing_key, properties, payload, .. } = envelope;
+            let options = BasicPublishOptions { mandatory: true, immediate: false };
+            let written =
+                channel.basic_publish(exchange, routing_key, options, &payload, properties).await;
+            Progress::Confirm(
+                sequence,
+                match written {
+                    Ok(confirm) => confirm.await.map(seen),
+                    Err(error) => Err(error),
+                },
+            )
+        }));
+    }
+
+    fn push_marker(&mut self) {
+        if self.confirms.push_marker() {
+            self.progress.push(Box::pin(std::future::ready(Progress::Marker)));
+        }
+    }
+
+    fn settle_marked(&mut self) {
+        for (place, verdict) in self.confirms.marker() {
+            if self.suspect.as_ref().is_some_and(|(suspect, ..)| *suspect == place)
+                && let Some((_, identity, exchange)) = self.suspect.take()
+            {
+                self.suspects.acquit(identity, &exchange);
+            }
+            self.settle(place, verdict);
+        }
+    }
+
+    fn settle(&mut self, place: Place, verdict: Verdict) {
+        let batch = &mut self.batches[place.job];
+        let before = batch.verdicts[place.index].replace(verdict);
+        assert!(before.is_none(), "a message has one verdict");
+        batch.unsettled -= 1;
+        if batch.unsettled == 0 {
+            let batch = self.batches.remove(place.job);
+            let verdicts = batch.verdicts.into_iter().flatten().collect();
+            // A lane that is gone needs no answer.
+            drop(batch.reply.send(Ok(verdicts)));
+        }
+    }
+
+    /// Whether the broker has been silent for too long.
+    fn overdue(&self, link: &Link) -> Option<Loss> {
+        if self.blocked {
+            return None;
+        }
+        if !link.is_open() {
+            return Some(Loss::Broken("the connection to RabbitMQ is closed".to_owned()));
+        }
+        // The slab is as short as there are lanes.
+        let oldest = self.batches.iter().map(|(_, batch)| batch.taken_at).min()?;
+        if oldest.max(self.flowing_since).elapsed() < self.confirm_timeout {
+            return None;
+        }
+        let seconds = self.confirm_timeout.as_secs_f32();
+        Some(Loss::Broken(format!("no confirm from RabbitMQ within {seconds} seconds")))
+    }
+
+    /// Ends the link, settles what was confirmed all the same, and gives up on the rest.
+    async fn finish(mut self, link: Link, loss: Loss) {
+        // They hold the connection.
+        (self.looking, self.asking) = (None, None);
+        link.end().await;
+        let mut refused = None;
+        let reason = match loss {
+            Loss::Done => return,
+            Loss::Broken(reason) => reason,
+            Loss::Refused { code, reason } => {
+                refused = Some(code);
+                reason
+            }
+        };
+        // Whatever is ever going to be known of this link is known by now.
+        while let Ok(Some(progress)) = timeout(DRAIN_TIMEOUT, self.progress.next()).await {
+            match progress {
+                Progress::Marker => self.settle_marked(),
+                Progress::Confirm(sequence, Ok((acked, returned))) => {
+                    self.confirms.see(sequence, acked, returned);
+                }
+                Progress::Confirm(_, Err(error)) if error.is_amqp_soft_error() => {
+                    refused = refused.or(reply_code(&error));
+                }
+                Progress::Confirm(_, Err(_)) => {}
+            }
+            self.push_marker();
+        }
+        tracing::warn!(reason, unsettled = self.confirms.unsettled().count(), "lost RabbitMQ");
+        if let Some(code) = refused {
+            self.accuse(code, &reason);
+        }
+        for batch in self.batches.drain() {
+            let unknown = || Verdict::Unknown(reason.clone().into());
+            let verdicts =
+                batch.verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unknown));
+            // A lane that is gone needs no answer.
+            drop(batch.reply.send(Ok(verdicts.collect())));
+        }
+    }
+
+    /// Notes who may have closed the channel, and rejects who was alone on it.
+    fn accuse(&mut self, code: u16, reason: &str) {
+        let Some((place, identity, exchange)) = self.suspect.take() else {
+            if code != NOT_FOUND {
+                self.suspects.extend(self.confirms.unsettled());
+            }
+            return;
+        };
+        self.suspects.convict(identity, &exchange, code);
+        // The name of a missing exchange is looked up before the next attempt.
+        if code != NOT_FOUND {
+            let reason = format!("RabbitMQ refused it on exchange \"{exchange}\": {reason}");
+            self.settle(place, Verdict::Rejected(reason));
+        }
+    }
+}
+
+fn seen(confirmation: Confirmation) -> (bool, Option<Returned>) {
+    // Confirms are on: `NotRequested` cannot come, and would be no confirm.
+    let acked = confirmation.is_ack();
+    let returned = confirmation.take_message().map(|message| {
+        let delivery = message.delivery;
+        let (exchange, key) = (&delivery.exchange, &delivery.routing_key);
+        let reason = format!(
+            "no queue takes messages of exchange \"{exchange}\" with routing key \"{key}\" \
+             ({} {}); bind one",
+            message.reply_code, message.reply_text
+        );
+        let message_id = delivery.properties.message_id().as_ref();
+        let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+        Returned { message_id, reason }
+    });
+    (acked, returned)
+}
+
+fn loss(error: &lapin::Error) -> Loss {
+    let reason = error.to_string();
+    match reply_code(error) {
+        Some(code) if error.is_amqp_soft_error() => Loss::Refused { code, reason },
+        _ => Loss::Broken(reason),
+    }
+}
