@@ -42,9 +42,16 @@ pub(crate) struct Cli {
 }
 
 #[derive(Args)]
+#[command(next_help_heading = "General")]
 struct GlobalFlags {
     /// Configuration file [default: walpost.toml, if there is one]
-    #[arg(long, global = true, value_name = "FILE", env = "WALPOST_CONFIG")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILE",
+        env = "WALPOST_CONFIG",
+        hide_env_values = true
+    )]
     config: Option<PathBuf>,
     /// How log lines are written: human or json
     #[arg(long, global = true, value_name = "FORMAT")]

@@ -57,7 +57,8 @@ fn printed_sql_can_be_piped_into_psql_twice() {
     std::fs::write(
         folder.join("walpost.toml"),
         "[source]\ntable = '\"My App\".\"Out\"\"box\"'\npublication = \"it's\"\n\
-         [outbox]\npartition = \"shard\"\n[outbox.columns]\nid = \"event id\"\ntopic = \"\"\n\
+         [outbox]\npartition = \"shard\"\n[outbox.columns]\nid = \"event id\"\n\
+         topic = \"\"\ncreated_at = \"\"\n\
          [outbox.extra_headers]\ntenant = \"tenant\"\n",
     )
     .unwrap();
@@ -78,10 +79,7 @@ fn printed_sql_can_be_piped_into_psql_twice() {
         "SELECT string_agg(attname, ',' ORDER BY attnum) FROM pg_attribute \
                             WHERE attrelid = '\"My App\".\"Out\"\"box\"'::regclass AND attnum > 0",
     );
-    assert_eq!(
-        columns,
-        "event id,aggregatetype,aggregateid,type,headers,created_at,payload,tenant,shard"
-    );
+    assert_eq!(columns, "event id,aggregatetype,aggregateid,type,payload,headers,tenant,shard");
     assert_eq!(
         case.sql(&format!(
             "SELECT rolcanlogin, rolreplication, rolsuper, \

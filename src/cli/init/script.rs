@@ -129,6 +129,11 @@ fn fill(template: &str, names: &HashMap<&str, String>) -> String {
     let mut text = String::with_capacity(template.len() * 2);
     for line in template.lines() {
         if let Some(line) = fill_line(line, names) {
+            if line.starts_with(')') && text.ends_with(",\n") {
+                // The list's last line was left out.
+                text.truncate(text.len() - 2);
+                text.push('\n');
+            }
             text.push_str(&line);
             text.push('\n');
         }
@@ -180,5 +185,7 @@ mod tests {
     #[test]
     fn a_line_whose_name_is_missing_is_left_out() {
         assert_eq!(filled("    :\"b\" text,"), None);
+        let names = HashMap::from([("a", "a".to_owned())]);
+        assert_eq!(fill("(\n:\"a\" int,\n:\"b\" text\n);", &names), "(\n\"a\" int\n);\n");
     }
 }

@@ -52,8 +52,8 @@ pub struct ServerState {
 pub async fn server(client: &Client) -> Result<ServerState, Error> {
     let row = client
         .query_one(
-            "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), \
-             current_setting('wal_level'), \
+            "SELECT current_setting('server_version_num')::int4, \
+             current_setting('server_version'), current_setting('wal_level'), \
              (SELECT setting::int8 FROM pg_settings WHERE name = 'max_slot_wal_keep_size'), \
              current_setting('max_replication_slots')::int8, \
              (SELECT count(*) FROM pg_replication_slots), \
