@@ -68,6 +68,9 @@ impl RabbitMq {
         command
             .env("HOME", &self.folder)
             .env("LC_ALL", "C.UTF-8")
+            // The script then becomes the server, where else it would be its parent, and the
+            // server would outlive a killed test.
+            .env("RUNNING_UNDER_SYSTEMD", "true")
             .env("RABBITMQ_NODENAME", format!("walpost{}@localhost", self.port))
             .env("RABBITMQ_MNESIA_BASE", self.folder.join("data"))
             .env("RABBITMQ_LOG_BASE", self.folder.join("log"))
@@ -78,7 +81,7 @@ impl RabbitMq {
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
             .env(
                 "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS",
-                "+S 2:2 -kernel inet_dist_use_interface {127,0,0,1}",
+                "+S 2:2 -start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
             );
         command
     }
