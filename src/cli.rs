@@ -193,9 +193,12 @@ fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError>
 
 fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
     let level = &settings.level;
-    EnvFilter::try_new(level).map_err(|error| {
+    let filter = EnvFilter::try_new(level).map_err(|error| {
         values.refuse("log.level", format!("\"{level}\" is no log level: {error}"))
-    })
+    })?;
+    // The AMQP client logs returned messages whole: a payload has no place in a log.
+    let silent = "lapin::returned_messages=off";
+    Ok(filter.add_directive(silent.parse().expect("a directive of our own")))
 }
 
 impl SourceFlags {
