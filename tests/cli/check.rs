@@ -140,5 +140,5 @@ fn a_database_that_accepts_and_says_nothing_is_given_up() {
 
     walpost(&["check", "--sink", "null://"], &[("WALPOST_SOURCE", &url)])
         .exits(1)
-        .says("did not answer within 5s");
+        .says("did not log us in within 5s");
 }

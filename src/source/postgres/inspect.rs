@@ -3,6 +3,8 @@
 //! Owns the catalog queries and plain structs of their answers; judges nothing (that is
 //! `precondition.rs`) and changes nothing. All queries need no more than a login.
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Error, Row};
 
 use super::conninfo::ConnInfo;
@@ -10,12 +12,16 @@ use super::sql::{SqlClient, connect_sql};
 use crate::config::{QualifiedName, Secret};
 use crate::failure::Failure;
 
+/// A person waits for the answer.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+
 /// Opens an ordinary SQL connection; it ends when the client is dropped.
 ///
 /// # Errors
 /// As the source's own connect: transient, denied, or definite. Never names the password.
 pub async fn sql_client(url: &Secret) -> Result<SqlClient, Failure> {
-    let info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
+    let mut info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
+    info.connect_timeout = info.connect_timeout.min(CONNECT_TIMEOUT_MAX);
     connect_sql(&info).await.map_err(|error| Failure::new(error.kind(), error))
 }
 
