@@ -71,6 +71,7 @@ pub struct PostgresSource {
     shared: Arc<Shared>,
     commands: mpsc::Sender<Command>,
     batches: mpsc::Receiver<Batch>,
+    resume: Resume,
     /// Whether the last batch was an error, after which the reader waits to be told.
     failed: bool,
 }
@@ -104,7 +105,6 @@ impl PostgresSource {
             commands: command_receiver,
             batches: batch_sender,
             decoder,
-            resume: Resume::default(),
             system: None,
             received: Lsn(0),
         };
@@ -116,7 +116,7 @@ impl PostgresSource {
             .name("walpost-reader".into())
             .spawn(move || runtime.block_on(reader.run()))
             .map_err(Failure::definite)?;
-        Ok(Self { shared, commands, batches, failed: false })
+        Ok(Self { shared, commands, batches, resume: Resume::default(), failed: false })
     }
 }
 
@@ -131,6 +131,9 @@ impl Source for PostgresSource {
         }
         match self.batches.recv().await {
             Some(Ok(mut batch)) => {
+                // Here and not in the reader: only what is handed over now counts as yielded.
+                batch.retain(|change| self.resume.is_new(change));
+                self.shared.yielded.store(self.resume.last_commit().0, Ordering::Relaxed);
                 changes.append(&mut batch);
                 Ok(())
             }

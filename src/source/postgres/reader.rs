@@ -6,7 +6,7 @@
 //! and goes on telling the server that it lives.
 //!
 //! ```text
-//!  socket ─▶ Intake ─▶ Decoder ─▶ Resume (drops repeats) ─▶ batches ─▶ PostgresSource::next
+//!  socket ─▶ Intake ─▶ Decoder ─▶ batches ─▶ PostgresSource::next ─▶ Resume drops repeats
 //!    ▲
 //!    └─ status update ◀─ every ack_interval if something new was acknowledged,
 //!                        when asked, and well within wal_sender_timeout
@@ -27,7 +27,6 @@ use super::frame::Frame;
 use super::intake::Intake;
 use super::lsn::Lsn;
 use super::relation::RelationError;
-use super::resume::Resume;
 use super::session::{Session, Start, System, type_kinds};
 use super::sql::connect_sql;
 use super::streaming::Streaming;
@@ -48,6 +47,8 @@ const FRAME_OVERHEAD_BYTES: usize = 1 << 10;
 pub(crate) struct Shared {
     /// Everything up to here is durable downstream; written by the source.
     pub(crate) acknowledged: AtomicU64,
+    /// Commit of the last row that the source yielded; written by the source.
+    pub(crate) yielded: AtomicU64,
     /// The end of log that the server last told of; written by the reader.
     pub(crate) log_end: AtomicU64,
 }
@@ -71,7 +72,6 @@ pub(crate) struct Reader {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) batches: mpsc::Sender<Batch>,
     pub(crate) decoder: Decoder,
-    pub(crate) resume: Resume,
     /// Whose log this source reads, since its first session.
     pub(crate) system: Option<System>,
     /// Everything below was received, by this session or one before: nothing above it may be
@@ -325,7 +325,6 @@ impl Reader {
                 if let Some(Change::Commit(position)) = changes.get(before) {
                     self.received = self.received.max(*position);
                 }
-                self.keep_new(changes, before);
                 // With logical decoding this is the position of the message itself, and the
                 // server's log reaches at least that far.
                 self.shared.log_end.fetch_max(data.wal_end.0, Ordering::Relaxed);
@@ -336,26 +335,16 @@ impl Reader {
                 // Inside of an open transaction it says nothing: part of it is still to come.
                 if !self.decoder.in_transaction() {
                     self.received = self.received.max(keepalive.wal_end);
-                    let before = changes.len();
                     // Of several idle positions in a row only the last says anything.
                     if let Some(Change::Idle(last)) = changes.last_mut() {
                         *last = keepalive.wal_end.max(*last);
                     } else {
                         changes.push(Change::Idle(keepalive.wal_end));
-                        self.keep_new(changes, before);
                     }
                 }
             }
         }
         Ok(())
-    }
-
-    /// Drops what a session before has yielded already.
-    fn keep_new(&mut self, changes: &mut Vec<Change<Lsn>>, from: usize) {
-        // A message is at most one change.
-        if changes.get(from).is_some_and(|change| !self.resume.is_new(change)) {
-            changes.truncate(from);
-        }
     }
 
     /// The server's reason for ending the stream.
@@ -390,7 +379,9 @@ impl Reader {
     async fn tick(&mut self, streaming: &mut Streaming) -> Result<(), PostgresError> {
         let acknowledged = self.acknowledged();
         let now = Instant::now();
-        if acknowledged > streaming.progress || !self.resume.is_waiting(acknowledged) {
+        // A commit's end lies behind its LSN: a row waits until that is acknowledged.
+        let waits = Lsn(self.shared.yielded.load(Ordering::Relaxed)) >= acknowledged;
+        if acknowledged > streaming.progress || !waits {
             streaming.progress = acknowledged;
             streaming.progress_at = now;
         } else if now - streaming.progress_at >= self.settings.let_go_after {
