@@ -313,7 +313,10 @@ class Nats(Broker):
                 message.data, now,
             )  # fmt: skip
 
-        self.client = await nats.connect(self.url)
+        async def quiet(_error) -> None:
+            """A server that goes away is the end of an interrupted demo: nothing to report."""
+
+        self.client = await nats.connect(self.url, allow_reconnect=False, error_cb=quiet)
         stream = self.client.jetstream()
         await stream.add_stream(name="orders", subjects=["outbox.event.>"])
         await stream.subscribe("outbox.event.>", cb=arrived, ordered_consumer=True)
