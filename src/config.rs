@@ -191,7 +191,11 @@ impl Values {
         let Some(rest) =
             url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))
         else {
-            let problem = "must be a URL such as postgres://USER@HOST/DATABASE";
+            let problem = if url.starts_with("mysql:") || url.starts_with("mariadb:") {
+                "MySQL and MariaDB are not yet built; the source is PostgreSQL"
+            } else {
+                "must be a URL such as postgres://USER@HOST/DATABASE"
+            };
             return Err(self.refuse("source.url", problem));
         };
         let Some(password) = self.text("source.password")? else {
