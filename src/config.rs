@@ -20,6 +20,7 @@ pub use values::{Flag, Origin, Values};
 
 use crate::outbox::{Columns, Role};
 pub use crate::relay::Order;
+use crate::route::Template;
 use crate::sink::SinkConfig;
 
 /// All settings of a relay.
@@ -288,9 +289,13 @@ impl Values {
                 Some(_) | None => return Err(self.refuse(&key, "must be the name of a column")),
             }
         }
+        let topic = self.required_text("outbox.topic", "")?;
+        // Maps the further columns that the template names, for the source to read them.
+        Template::parse(&topic, &mut columns)
+            .map_err(|problem| self.refuse("outbox.topic", problem.to_string()))?;
         let partition = self.text("outbox.partition")?.filter(|column| !column.is_empty());
         Ok(OutboxSettings {
-            topic: self.required_text("outbox.topic", "")?,
+            topic,
             extra_headers,
             partition: partition.map(|column| columns.extra(&column)),
             columns,
