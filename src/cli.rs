@@ -194,12 +194,14 @@ fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError>
 
 fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
     let level = &settings.level;
-    // A level is about walpost. Its client libraries then speak only of what is wrong, and lapin
-    // not at all: it logs as an error whatever our own lines tell better. Whoever wants more of
-    // them writes directives.
+    // A level is about walpost. Its client libraries then speak only of what is wrong, and those of
+    // the brokers not at all: they log as errors what our own lines tell better. Whoever wants
+    // more of them writes directives.
     let directives = match level.to_ascii_lowercase().as_str() {
-        "off" | "error" => format!("{level},lapin=off"),
-        "warn" | "info" | "debug" | "trace" => format!("warn,walpost={level},lapin=off"),
+        "off" | "error" => format!("{level},lapin=off,async_nats=off"),
+        "warn" | "info" | "debug" | "trace" => {
+            format!("warn,walpost={level},lapin=off,async_nats=off")
+        }
         _ => level.clone(),
     };
     let filter = EnvFilter::try_new(directives).map_err(|error| {
