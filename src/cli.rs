@@ -56,7 +56,8 @@ struct GlobalFlags {
     /// How log lines are written: human or json
     #[arg(long, global = true, value_name = "FORMAT")]
     log_format: Option<String>,
-    /// What is logged: error, warn, info, debug, trace, or directives such as walpost=debug
+    /// What is logged: error, warn, info, debug, trace; or directives for each part, such as
+    /// walpost=debug,lapin=info
     #[arg(long, global = true, value_name = "LEVEL")]
     log_level: Option<String>,
     /// Sets any other key, for example --set relay.lanes=64
@@ -193,7 +194,17 @@ fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError>
 
 fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
     let level = &settings.level;
-    let filter = EnvFilter::try_new(level).map_err(|error| {
+    // A level is about walpost. Its client libraries then speak only of what is wrong, and those of
+    // the brokers not at all: they log as errors what our own lines tell better. Whoever wants
+    // more of them writes directives.
+    let directives = match level.to_ascii_lowercase().as_str() {
+        "off" | "error" => format!("{level},lapin=off,async_nats=off"),
+        "warn" | "info" | "debug" | "trace" => {
+            format!("warn,walpost={level},lapin=off,async_nats=off")
+        }
+        _ => level.clone(),
+    };
+    let filter = EnvFilter::try_new(directives).map_err(|error| {
         values.refuse("log.level", format!("\"{level}\" is no log level: {error}"))
     })?;
     // The AMQP client logs returned messages whole: a payload has no place in a log.

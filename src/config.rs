@@ -20,6 +20,7 @@ pub use values::{Flag, Origin, Values};
 
 use crate::outbox::{Columns, Role};
 pub use crate::relay::Order;
+use crate::route::Template;
 use crate::sink::SinkConfig;
 
 /// All settings of a relay.
@@ -191,7 +192,11 @@ impl Values {
         let Some(rest) =
             url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))
         else {
-            let problem = "must be a URL such as postgres://USER@HOST/DATABASE";
+            let problem = if url.starts_with("mysql:") || url.starts_with("mariadb:") {
+                "MySQL and MariaDB are not yet built; the source is PostgreSQL"
+            } else {
+                "must be a URL such as postgres://USER@HOST/DATABASE"
+            };
             return Err(self.refuse("source.url", problem));
         };
         let Some(password) = self.text("source.password")? else {
@@ -284,9 +289,13 @@ impl Values {
                 Some(_) | None => return Err(self.refuse(&key, "must be the name of a column")),
             }
         }
+        let topic = self.required_text("outbox.topic", "")?;
+        // Maps the further columns that the template names, for the source to read them.
+        Template::parse(&topic, &mut columns)
+            .map_err(|problem| self.refuse("outbox.topic", problem.to_string()))?;
         let partition = self.text("outbox.partition")?.filter(|column| !column.is_empty());
         Ok(OutboxSettings {
-            topic: self.required_text("outbox.topic", "")?,
+            topic,
             extra_headers,
             partition: partition.map(|column| columns.extra(&column)),
             columns,

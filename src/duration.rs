@@ -26,6 +26,7 @@ pub(crate) fn parse(text: &str) -> Result<Duration, String> {
 }
 
 /// For `#[serde(with = "crate::duration")]`.
+#[cfg_attr(not(feature = "nats"), expect(dead_code, reason = "only that sink reads durations so"))]
 pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
     parse(&String::deserialize(from)?).map_err(de::Error::custom)
 }

@@ -105,10 +105,10 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The source cannot go on.
-    #[error("the source stopped: {0}")]
+    #[error("the source stopped")]
     Source(#[source] Failure),
     /// The sink cannot go on.
-    #[error("the sink stopped: {0}")]
+    #[error("the sink stopped")]
     Sink(#[source] Failure),
     /// The broker will never take a message, and `on_reject` is `"stop"`.
     #[error("the broker rejects row {identity}: {reason}")]
@@ -443,7 +443,7 @@ impl<S: Source> Relay<S> {
         match action(failure.kind(), &self.source_edge, &self.options) {
             Action::Stop => Err(RelayError::Source(failure)),
             Action::RetryAfter(wait) => {
-                self.report.source_retry(&failure, wait);
+                self.report.source_retry(&failure, self.source_edge.attempts);
                 self.retry_at = Some(Instant::now() + wait);
                 Ok(())
             }
@@ -473,7 +473,8 @@ impl<S: Source> Relay<S> {
                 for warning in warnings {
                     tracing::warn!("{warning}");
                 }
-                tracing::info!(lanes = self.lanes.len(), limits = ?self.limits, "the sink answers");
+                tracing::info!(lanes = self.lanes.len(), "the sink answers");
+                tracing::debug!(limits = ?self.limits);
                 Ok(None)
             }
             Err(failure) => {

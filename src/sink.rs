@@ -163,6 +163,10 @@ const SCHEMES: [&str; 7] = ["kafka", "amqp", "amqps", "nats", "tls", "stdout", "
 /// What is wrong with the `[sink]` table.
 pub fn open(config: &SinkConfig) -> Result<Arc<dyn Sink>, OpenError> {
     let scheme = config.url.split(':').next().unwrap_or_default();
+    if !config.url.contains("://") && !matches!(scheme, "stdout" | "null") {
+        let problem = "needs a scheme, such as kafka://HOST:9092, amqp://HOST or nats://HOST";
+        return Err(OpenError::Url { problem: problem.to_owned() });
+    }
     match scheme {
         #[cfg(feature = "kafka")]
         "kafka" => Ok(Arc::new(kafka::KafkaSink::open(config)?)),

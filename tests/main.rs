@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should panic")]
 
 mod cli;
+mod docs;
 mod end_to_end;
 mod fault_terminate;
 mod postgres_connect;

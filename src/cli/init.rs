@@ -52,7 +52,7 @@ pub(crate) async fn init(values: &Values, flags: &InitFlags) -> anyhow::Result<E
     }
     let settings = values.source()?;
     let script = Script::new(&settings, &outbox, flags, password.as_deref())?;
-    let client = inspect::sql_client(&settings.url).await.context("could not connect")?;
+    let client = inspect::sql_client(&settings.url).await?;
     Init { client, settings, outbox, script, flags }.create().await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -360,3 +360,16 @@ fn the_effective_settings_can_be_read_again() {
     assert!(shown.contains("# default"), "{shown}");
     assert!(values.settings().is_ok());
 }
+
+#[test]
+fn a_column_that_only_the_topic_names_is_read_from_the_table() {
+    let settings = settings_with(&[("WALPOST_OUTBOX_TOPIC", "{tenant}.{aggregatetype}")]).unwrap();
+
+    let extra = settings.outbox.columns.iter().find(|column| column.name == "tenant");
+    assert_eq!(extra.map(|column| column.role), Some(Role::Extra(0)));
+    assert_eq!(
+        problem_with("WALPOST_OUTBOX_TOPIC", "a.{b"),
+        "outbox.topic (WALPOST_OUTBOX_TOPIC): template \"a.{b\" has an unmatched brace at \
+         character 3"
+    );
+}

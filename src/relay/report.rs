@@ -19,6 +19,8 @@ pub(super) struct Report {
     summary_at: Instant,
     stall_warned_at: Option<Instant>,
     sink_said_at: Option<Instant>,
+    /// When the source's trouble was last told, and which.
+    source_said: Option<(Instant, String)>,
     /// Ages: (rows entered until then, when), oldest first. One entry a tick, so the oldest
     /// unsettled row's age is known to a second without a clock call a row.
     entered: VecDeque<(u64, Instant)>,
@@ -33,6 +35,7 @@ impl Report {
             summary_at: Instant::now(),
             stall_warned_at: None,
             sink_said_at: None,
+            source_said: None,
             entered: VecDeque::new(),
             entered_now: 0,
         }
@@ -51,15 +54,20 @@ impl Report {
     }
 
     pub(super) fn recovered(&mut self, edge: &str, since: Instant) {
-        tracing::info!(after_seconds = since.elapsed().as_secs_f32(), "{edge} works again");
+        tracing::info!(after_seconds = since.elapsed().as_secs(), "{edge} works again");
         self.sink_said_at = None;
+        self.source_said = None;
     }
 
-    pub(super) fn source_retry(&self, failure: &Failure, wait: Duration) {
-        tracing::warn!(
-            retry_in_seconds = wait.as_secs_f32(),
-            "the source does not answer, retrying: {failure}"
-        );
+    /// As [`Report::sink_retry`], and each new reason at once.
+    pub(super) fn source_retry(&mut self, failure: &Failure, attempts: u32) {
+        let reason = failure.to_string();
+        let said = self.source_said.as_ref();
+        if said.is_some_and(|(at, said)| *said == reason && at.elapsed() < QUIET) {
+            return;
+        }
+        tracing::warn!(attempts, "the source does not answer, retrying: {reason}");
+        self.source_said = Some((Instant::now(), reason));
     }
 
     /// The first line at once, then one every [`QUIET`].

@@ -107,7 +107,7 @@ impl KafkaSink {
                 {
                     Verdict::Unknown("an earlier message of its key was not stored".into())
                 }
-                (Topic::Absent, _) => Verdict::Absent(format!("topic \"{}\"", message.topic)),
+                (Topic::Absent, _) => absent(&message.topic),
                 (Topic::Forbidden(code), _) => refused(&message.topic, code),
                 (Topic::Known { limit_bytes, batching }, _) => {
                     let bytes = wire_bytes(message, message.identity.text().as_str().len());
@@ -202,7 +202,9 @@ impl KafkaSink {
             | RDKafkaErrorCode::UnknownTopic
             | RDKafkaErrorCode::UnknownPartition => {
                 self.topics.forget(topic);
-                Verdict::Absent(format!("topic \"{topic}\", or its partition"))
+                Verdict::Absent(format!(
+                    "topic \"{topic}\", or the partition that a row asks for, does not exist; make it"
+                ))
             }
             RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic => {
                 self.topics.forget(topic);
@@ -231,14 +233,13 @@ impl KafkaSink {
 
     /// An error of the client, told with what it last said about the cluster.
     fn failure(&self, action: &str, error: KafkaError) -> Failure {
-        let error = match self.producers.health.complaint() {
+        let cause = match self.producers.health.complaint() {
             Some(complaint) if complaint.denied => return Failure::denied(complaint.text),
-            Some(complaint) => {
-                Unreachable { action: action.to_owned(), complaint: complaint.text, error }
-            }
-            None => Unreachable { action: action.to_owned(), complaint: "no answer".into(), error },
+            // It says more than the code, and its own count of repetitions helps nobody.
+            Some(complaint) => complaint.text.split(" (after ").next().unwrap_or("").to_owned(),
+            None => format!("no answer: {error}"),
         };
-        Failure::transient(error)
+        Failure::transient(format!("could not {action} the Kafka cluster: {cause}"))
     }
 
     async fn examine(&self) -> Result<Vec<String>, Failure> {
@@ -264,14 +265,11 @@ impl KafkaSink {
     }
 }
 
-/// The cluster did not do what was asked of it.
-#[derive(Debug, thiserror::Error)]
-#[error("could not {action} the Kafka cluster ({complaint})")]
-struct Unreachable {
-    action: String,
-    complaint: String,
-    #[source]
-    error: KafkaError,
+fn absent(topic: &str) -> Verdict {
+    Verdict::Absent(format!(
+        "topic \"{topic}\" does not exist; make it, for example `kafka-topics.sh --create --topic \
+         {topic}`"
+    ))
 }
 
 fn refused(topic: &str, code: RDKafkaErrorCode) -> Verdict {

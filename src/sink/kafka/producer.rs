@@ -118,6 +118,12 @@ pub(super) struct Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         match level {
+            // A lost connection is told once, by the delivery or the probe that it fails; a producer
+            // id that is not there yet is asked for again; and the properties that librdkafka warns
+            // of are walpost's own choice.
+            _ if matches!(facility, "FAIL" | "GETPID" | "CONFWARN") => {
+                tracing::debug!(facility, "kafka client: {text}");
+            }
             RDKafkaLogLevel::Emerg
             | RDKafkaLogLevel::Alert
             | RDKafkaLogLevel::Critical

@@ -86,7 +86,10 @@ fn publish_denied(text: &str) -> Option<&str> {
 
 pub(super) fn connect_failure(error: &ConnectError, server: &ServerAddr) -> Failure {
     let (host, port) = (server.host(), server.port());
-    let mut text = format!("could not connect to NATS server {host}:{port}: {error}");
+    let error_text = error.to_string();
+    // The client says it twice: "authorization violation: nats: authorization violation".
+    let reason = error_text.rsplit(": nats: ").next().unwrap_or(&error_text);
+    let mut text = format!("could not connect to NATS server {host}:{port}: {reason}");
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             text.push_str("; check user and password, token, or the credentials file");

@@ -210,9 +210,12 @@ pub fn judge_publication(
     let name = &settings.table;
     let fail = |detail: String, fix: String| Finding::fail("publication", detail, fix);
     let Some(publication) = publication else {
-        let fix = "run walpost init before the slot is created; a slot that is older than its \
-                   publication must be dropped and created again";
-        return vec![fail(format!("there is no publication {plain}"), fix.into())];
+        let fix = format!(
+            "walpost init creates it; a slot cannot see a publication that is younger than itself, \
+             so where the slot exists: SELECT pg_drop_replication_slot({}); first",
+            quote_literal(&settings.slot)
+        );
+        return vec![fail(format!("there is no publication {plain}"), fix)];
     };
     let mut findings = Vec::new();
     let published = published(publication);

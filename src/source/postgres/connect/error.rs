@@ -76,7 +76,7 @@ pub enum ConnectError {
     #[error(transparent)]
     PasswordFile(#[from] PasswordError),
     /// The server said no.
-    #[error("PostgreSQL at {server} refused role \"{role}\"{remedy}")]
+    #[error("PostgreSQL at {server} refused role \"{role}\": {cause}{remedy}")]
     Refused {
         /// `host:port`.
         server: String,
@@ -86,8 +86,7 @@ pub enum ConnectError {
         remedy: String,
         /// Whether the connection had TLS.
         used_tls: bool,
-        /// The server's words.
-        #[source]
+        /// The server's words; part of our own text, since the remedy comes after them.
         cause: Box<ServerError>,
     },
     /// The login ended on our side, or the connection broke in it.
@@ -256,7 +255,7 @@ fn remedy_of_refusal(error: &ServerError, role: &str, database: &str) -> String 
              REPLICATION, or ALTER ROLE {role_name} LOGIN REPLICATION"
         ),
         ("3D000", _) => format!(
-            "; name the database that holds the outbox as `dbname`, or run: CREATE DATABASE \
+            "; name the database that holds the outbox in source.url, or run: CREATE DATABASE \
              {database_name}"
         ),
         ("53300", _) => {
