@@ -542,5 +542,7 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
+#[cfg(all(test, feature = "postgres"))]
+mod simulation;
 #[cfg(test)]
 mod tests;
