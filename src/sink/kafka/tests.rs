@@ -89,3 +89,22 @@ fn every_failed_report_is_something_else_than_confirmed() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn behind_an_oversize_message_nothing_of_its_key_is_sent() {
+    // given
+    let cluster = rdkafka::mocking::MockCluster::new(1).unwrap();
+    cluster.create_topic("orders", 1, 1).unwrap();
+    let url = format!("kafka://{}", cluster.bootstrap_servers());
+    let options = "message_max_bytes = 1000".parse().unwrap();
+    let config = SinkConfig { url, options, client_name: "walpost-test".into() };
+    let sink = KafkaSink::open(&config).unwrap();
+    let mut batch = ["a", "b", "a"].map(|key| message(key, 1));
+    batch[0].value = Some(vec![b'x'; 2000].into());
+    // when
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    // then the later one of its key waits for what becomes of it, and nobody else does
+    let [Verdict::Rejected(_), Verdict::Confirmed, Verdict::Unknown(_)] = &verdicts[..] else {
+        panic!("{verdicts:?}")
+    };
+}
