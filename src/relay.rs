@@ -542,7 +542,8 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
 mod simulation;
 #[cfg(test)]
 mod tests;
