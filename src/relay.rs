@@ -544,4 +544,7 @@ async fn sleep_until(at: Option<Instant>) {
 }
 
 #[cfg(test)]
+#[cfg(feature = "postgres")]
+mod simulation;
+#[cfg(test)]
 mod tests;

@@ -11,5 +11,6 @@ mod sink_kafka;
 mod sink_nats;
 mod sink_rabbitmq;
 mod sink_stdout;
+mod source_postgres;
 mod support;
 mod support_self;

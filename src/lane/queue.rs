@@ -225,6 +225,19 @@ mod tests {
     }
 
     #[test]
+    fn a_row_waits_for_the_one_of_its_key_that_is_in_the_air() {
+        let mut queue = Queue::new();
+        queue.push(Domain(1), 1);
+        assert_eq!(take(&mut queue, ONE_OF_EACH), [(1, 1)]);
+        for (domain, item) in [(1, 2), (2, 9)] {
+            queue.push(Domain(domain), item);
+        }
+        assert_eq!(take(&mut queue, ONE_OF_EACH), [(2, 9)]);
+        queue.finish(Domain(1), [].into_iter());
+        assert_eq!(take(&mut queue, ONE_OF_EACH), [(1, 2)]);
+    }
+
+    #[test]
     fn a_row_larger_than_the_batch_goes_alone() {
         let mut queue = Queue::new();
         for (domain, item) in [(1, 60), (2, 300), (3, 30), (4, 30)] {

@@ -212,9 +212,37 @@ async fn a_missing_destination_that_comes_in_time_loses_nothing() {
     }
     let mut bench = Bench::new(sink);
     bench.send(1, &["a", "a"]);
-    let (position, others, _) = bench.finish().await;
+    let (position, others, sink) = bench.finish().await;
     assert_eq!(position, Some(2));
     assert!(others.is_empty());
+    assert_eq!(sink.batches().len(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_whose_broker_does_not_answer_is_not_settled() {
+    let mut bench = Bench::new(ScriptedSink::new(false));
+    bench.sink.shut("a");
+    bench.send(1, &["a"]);
+    tokio::time::sleep(3600 * SECOND).await;
+    assert!(bench.outcomes.try_recv().is_err());
+    bench.sink.open();
+    let (position, ..) = bench.finish().await;
+    assert_eq!(position, Some(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_goes_again_after_a_wait_and_not_at_once() {
+    // given three attempts that fail, with waits of at least 50, 100 and 200 milliseconds
+    let sink = ScriptedSink::new(true);
+    for _ in 0..3 {
+        sink.answer(|_| Err(Failure::transient("connection lost")));
+    }
+    let mut bench = Bench::new(sink);
+    let started = Instant::now();
+    bench.send(1, &["a"]);
+    let (position, ..) = bench.finish().await;
+    assert_eq!(position, Some(1));
+    assert!(started.elapsed() >= 35 * SECOND / 100, "{:?}", started.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,6 +79,19 @@ fn boundaries_without_rows_between_them_take_no_room() {
     assert_eq!(ledger.advance(), Some(999_999));
 }
 
+#[test]
+#[should_panic(expected = "a ticket is settled once")]
+fn a_ticket_that_is_settled_twice_is_a_bug_that_stops() {
+    // given a row that is settled behind one that is not
+    let mut ledger = Ledger::<u64>::new(3);
+    let oldest = ledger.enter();
+    let number = ledger.enter().0;
+    ledger.settle(Ticket(number));
+    // when its ticket comes again, which only a copy could
+    ledger.settle(Ticket(number));
+    drop(oldest);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Enter,

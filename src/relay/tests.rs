@@ -20,6 +20,10 @@ type Step = Result<Vec<Change<u64>>, Failure>;
 struct ScriptedSource {
     steps: VecDeque<Step>,
     acknowledged: Arc<Mutex<Vec<u64>>>,
+    /// How many steps were read.
+    reads: Arc<Mutex<usize>>,
+    /// How many acknowledgements it had when it was closed.
+    closed: Arc<Mutex<Option<usize>>>,
 }
 
 impl Source for ScriptedSource {
@@ -28,6 +32,7 @@ impl Source for ScriptedSource {
     async fn next(&mut self, changes: &mut Vec<Change<u64>>) -> Result<(), Failure> {
         match self.steps.pop_front() {
             Some(step) => {
+                *self.reads.lock().unwrap() += 1;
                 changes.extend(step?);
                 Ok(())
             }
@@ -44,6 +49,7 @@ impl Source for ScriptedSource {
     }
 
     async fn close(self) -> Result<(), Failure> {
+        *self.closed.lock().unwrap() = Some(self.acknowledged.lock().unwrap().len());
         Ok(())
     }
 }
@@ -65,6 +71,8 @@ fn transactions(keys: &[&str], first: u64) -> Vec<Change<u64>> {
 struct Running {
     sink: Arc<ScriptedSink>,
     acknowledged: Arc<Mutex<Vec<u64>>>,
+    reads: Arc<Mutex<usize>>,
+    closed: Arc<Mutex<Option<usize>>>,
     stop: watch::Sender<bool>,
     relay: tokio::task::JoinHandle<Result<Summary, RelayError>>,
 }
@@ -79,11 +87,23 @@ impl Running {
         steps: impl IntoIterator<Item = Step>,
         change: impl FnOnce(&mut RelayOptions),
     ) -> Self {
+        Self::with_budget(sink, steps, Budget::new(1 << 20), change)
+    }
+
+    fn with_budget(
+        sink: ScriptedSink,
+        steps: impl IntoIterator<Item = Step>,
+        budget: Budget,
+        change: impl FnOnce(&mut RelayOptions),
+    ) -> Self {
         let sink = Arc::new(sink);
         let acknowledged = Arc::new(Mutex::default());
+        let (reads, closed) = (Arc::<Mutex<usize>>::default(), Arc::default());
         let source = ScriptedSource {
             steps: steps.into_iter().collect(),
             acknowledged: Arc::clone(&acknowledged),
+            reads: Arc::clone(&reads),
+            closed: Arc::clone(&closed),
         };
         let mut options = RelayOptions::default();
         change(&mut options);
@@ -98,11 +118,11 @@ impl Running {
             source,
             Arc::clone(&sink) as Arc<dyn Sink>,
             Encoder::new(&outbox).unwrap(),
-            Budget::new(1 << 20),
+            budget,
             options,
             stopped,
         );
-        Self { sink, acknowledged, stop, relay: tokio::spawn(relay) }
+        Self { sink, acknowledged, reads, closed, stop, relay: tokio::spawn(relay) }
     }
 
     /// The last position acknowledged.
@@ -117,7 +137,13 @@ impl Running {
 
     async fn stop(self) -> Result<Summary, RelayError> {
         self.stop.send(true).unwrap();
-        self.relay.await.unwrap()
+        self.ended().await
+    }
+
+    /// Its end, which comes within the hour (of the paused clock).
+    async fn ended(self) -> Result<Summary, RelayError> {
+        let ended = tokio::time::timeout(3600 * SECOND, self.relay).await;
+        ended.expect("the relay ends by itself").unwrap()
     }
 }
 
@@ -199,7 +225,7 @@ async fn a_stop_inside_a_transaction_reads_on_to_its_end_and_no_further() {
     // then the whole transaction is confirmed and acknowledged, and nothing of the next was sent
     assert_eq!(running.position(), Some(1));
     assert!(running.sink.rows_of("d").is_empty());
-    let summary = running.relay.await.unwrap().unwrap();
+    let summary = running.ended().await.unwrap();
     assert_eq!(summary, Summary { confirmed: 3, unsettled: 0 });
 }
 
@@ -223,7 +249,7 @@ async fn a_rejected_row_stops_the_relay_before_its_position() {
     sink.answer(|_| Ok(vec![Verdict::Rejected("message of 2 MB, limit 1 MB".into())]));
     let running = Running::start(sink, [Ok(transactions(&["a"], 1)), Ok(transactions(&["b"], 2))]);
     let acknowledged = Arc::clone(&running.acknowledged);
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RelayError::Rejected { .. }), "{error}");
     assert!(acknowledged.lock().unwrap().is_empty());
 }
@@ -235,7 +261,7 @@ async fn a_row_that_cannot_become_a_message_stops_the_relay_before_its_position(
     let steps = [Ok(transactions(&["a"], 1)), Ok(vec![without_type, Change::Commit(2)])];
     let running = Running::start(ScriptedSink::new(false), steps);
     let acknowledged = Arc::clone(&running.acknowledged);
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(error.to_string().contains("aggregatetype"), "{error}");
     assert_eq!(acknowledged.lock().unwrap().last(), Some(&1));
 }
@@ -246,7 +272,7 @@ async fn a_panic_in_a_lane_ends_the_relay() {
     sink.answer(|_| panic!("planted"));
     let running = Running::start(sink, [Ok(transactions(&["a"], 1))]);
     let acknowledged = Arc::clone(&running.acknowledged);
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RelayError::Panic(_)), "{error}");
     assert!(acknowledged.lock().unwrap().is_empty());
 }
@@ -272,7 +298,7 @@ async fn refused_credentials_are_definite_at_start_and_transient_later() {
     let denied = || Failure::denied("password authentication failed");
     // given a password that is wrong from the start
     let running = Running::start(ScriptedSink::new(false), [Err(denied())]);
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RelayError::Source(_)), "{error}");
     // given one that is wrong for a while, later
     let steps = [Ok(transactions(&["a"], 1)), Err(denied()), Ok(transactions(&["a"], 2))];
@@ -285,7 +311,7 @@ async fn refused_credentials_are_definite_at_start_and_transient_later() {
     let steps = steps.chain((0..1000).map(|_| Err(denied())));
     let running = Running::start(ScriptedSink::new(false), steps);
     let started = Instant::now();
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RelayError::Source(_)), "{error}");
     assert!(started.elapsed() >= 300 * SECOND);
 }
@@ -296,8 +322,142 @@ async fn a_broker_that_refuses_the_password_at_start_stops_the_relay() {
     sink.answer_probe(Failure::transient("connection refused"));
     sink.answer_probe(Failure::denied("access refused for user"));
     let running = Running::start(sink, []);
-    let error = running.relay.await.unwrap().unwrap_err();
+    let error = running.ended().await.unwrap_err();
     assert!(matches!(error, RelayError::Sink(_)), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_transaction_is_acknowledged_only_with_its_last_row() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("b");
+    let running = Running::start(sink, [Ok(vec![row("a", 1), row("b", 1), Change::Commit(1)])]);
+    running.settle().await;
+    assert_eq!(running.position(), None);
+    running.sink.open();
+    running.settle().await;
+    assert_eq!(running.position(), Some(1));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_a_key_share_a_lane() {
+    // given a row that fails at first, and a later one of its key that comes meanwhile
+    let sink = ScriptedSink::new(false);
+    sink.answer(|_| Err(Failure::transient("connection lost")));
+    let steps = (1..=4).map(|number| Ok(transactions(&["a"], number)));
+    let running = Running::start(sink, steps);
+    tokio::time::sleep(SECOND).await;
+    assert_eq!(running.sink.rows_of("a"), [1, 1, 2, 3, 4]);
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_definite_error_of_the_source_stops_the_relay() {
+    let steps = [
+        Ok(transactions(&["a"], 1)),
+        Err(Failure::definite("slot \"walpost\" was dropped")),
+        Ok(transactions(&["b"], 2)),
+    ];
+    let running = Running::start(ScriptedSink::new(false), steps);
+    let (sink, acknowledged) = (Arc::clone(&running.sink), Arc::clone(&running.acknowledged));
+    let error = running.ended().await.unwrap_err();
+    assert!(matches!(error, RelayError::Source(_)), "{error}");
+    // then what lies before it is delivered and acknowledged, and nothing behind it was read
+    assert_eq!(acknowledged.lock().unwrap().last(), Some(&1));
+    assert!(sink.rows_of("b").is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_budget_stops_reading_until_bytes_are_given_back() {
+    // given a row that waits, and more bytes held than the budget has
+    let budget = Budget::new(100);
+    let held = budget.hold(vec![0; 200]);
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let steps = [Ok(transactions(&["a"], 1)), Ok(transactions(&["b"], 2))];
+    let running = Running::with_budget(sink, steps, budget, |_| {});
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(*running.reads.lock().unwrap(), 1);
+    // when they are given back
+    drop(held);
+    tokio::time::sleep(2 * SECOND).await;
+    assert_eq!(*running.reads.lock().unwrap(), 2);
+    running.sink.open();
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_ledger_stops_reading() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let steps = (1..=10).map(|number| Ok(transactions(&["a"], number)));
+    let running = Running::with_options(sink, steps, |options| options.rows_max = 2);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(*running.reads.lock().unwrap(), 2);
+    running.sink.open();
+    running.settle().await;
+    assert_eq!(running.position(), Some(10));
+    running.stop().await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_does_not_wait_for_the_end_of_a_transaction_longer_than_it_may() {
+    // given a transaction whose end never comes
+    let running = Running::start(ScriptedSink::new(false), [Ok(vec![row("a", 1)])]);
+    running.settle().await;
+    let started = Instant::now();
+    let acknowledged = Arc::clone(&running.acknowledged);
+    let summary = running.stop().await.unwrap();
+    assert!(started.elapsed() >= 30 * SECOND && started.elapsed() < 32 * SECOND);
+    assert_eq!(summary, Summary { confirmed: 1, unsettled: 0 });
+    assert!(acknowledged.lock().unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_waits_for_confirms_that_are_under_way() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("a");
+    let running = Running::start(sink, [Ok(transactions(&["a"], 1))]);
+    running.settle().await;
+    running.stop.send(true).unwrap();
+    tokio::time::sleep(SECOND).await;
+    running.sink.open();
+    let acknowledged = Arc::clone(&running.acknowledged);
+    assert_eq!(running.ended().await.unwrap(), Summary { confirmed: 1, unsettled: 0 });
+    assert_eq!(acknowledged.lock().unwrap().last(), Some(&1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_closes_the_source_after_the_last_acknowledgement() {
+    let sink = ScriptedSink::new(false);
+    sink.shut("b");
+    let running = Running::start(sink, [Ok(transactions(&["a", "b"], 1))]);
+    running.settle().await;
+    running.stop.send(true).unwrap();
+    running.settle().await;
+    assert_eq!(*running.closed.lock().unwrap(), None);
+    running.sink.open();
+    let closed = Arc::clone(&running.closed);
+    running.ended().await.unwrap();
+    assert_eq!(*closed.lock().unwrap(), Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_rejected_row_nothing_more_is_sent() {
+    // given a batch in the air with more of its key behind it, and a row that is rejected
+    let sink = ScriptedSink::new(false);
+    sink.shut("b");
+    sink.answer(|_| Ok(vec![Verdict::Rejected("too large".into())]));
+    let running = Running::start(sink, [Ok(transactions(&["b", "b", "a"], 1))]);
+    running.settle().await;
+    running.sink.open();
+    // when the batch is confirmed
+    let sink = Arc::clone(&running.sink);
+    let error = running.ended().await.unwrap_err();
+    // then it was the last
+    assert!(matches!(error, RelayError::Rejected { .. }), "{error}");
+    assert_eq!(sink.rows_of("a"), [3]);
+    assert_eq!(sink.rows_of("b"), [1]);
 }
 
 /// Joins lists of changes, which are not `Clone`.

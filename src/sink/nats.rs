@@ -259,3 +259,26 @@ impl Sink for NatsSink {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::scripted::message;
+
+    #[test]
+    fn no_answer_is_unknown_and_never_confirmed() {
+        let batch = [message("a", 1), message("b", 2)];
+        let verdicts = verdicts(&batch, vec![Some(Answer::Stored), None], "connection lost");
+        assert_eq!(verdicts, [Verdict::Confirmed, Verdict::Unknown("connection lost".into())]);
+    }
+
+    #[test]
+    fn no_stream_is_absent_and_a_full_one_is_unknown() {
+        assert!(matches!(verdict("orders", Answer::NoStream), Verdict::Absent(_)));
+        let refused = |code| Answer::Refused { code, text: "no".into(), stream: "S".into() };
+        // 10077: maximum messages exceeded.
+        assert!(matches!(verdict("orders", refused(10_077)), Verdict::Unknown(_)));
+        let too_large = verdict("orders", refused(code::MESSAGE_EXCEEDS_MAXIMUM));
+        assert!(matches!(too_large, Verdict::Rejected(_)));
+    }
+}

@@ -25,7 +25,7 @@ pub(crate) mod pgoutput;
 pub mod precondition;
 mod reader;
 pub(crate) mod relation;
-mod resume;
+pub(crate) mod resume;
 mod session;
 mod sql;
 mod streaming;

@@ -88,3 +88,20 @@ fn record(message: &Message, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize>
     // To librdkafka 0 means now, and to the broker a negative one is an error.
     record.timestamp(message.timestamp_micros.div_euclid(1000).max(1))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sink::scripted::message;
+
+    #[test]
+    fn a_null_payload_is_a_tombstone_and_an_empty_one_is_not() {
+        let mut message = message("a", 1);
+        for value in [None, Some(&b""[..]), Some(b"{}")] {
+            message.value = value.map(Into::into);
+            let record = record(&message, 0);
+            assert_eq!(record.payload, value);
+            assert_eq!(record.key, Some(&b"a"[..]));
+        }
+    }
+}

@@ -417,3 +417,16 @@ fn loss(error: &lapin::Error) -> Loss {
         _ => Loss::Broken(reason),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_ack_is_an_ack() {
+        let acked = |confirmation| seen(confirmation).0;
+        assert!(acked(Confirmation::Ack(None)));
+        assert!(!acked(Confirmation::Nack(None)));
+        assert!(!acked(Confirmation::NotRequested));
+    }
+}

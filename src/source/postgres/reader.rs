@@ -490,3 +490,6 @@ fn clock_micros() -> i64 {
     let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(EPOCH);
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -73,3 +73,16 @@ fn no_error_holds_a_password() {
         assert!(!text.contains("4711"), "{text}");
     }
 }
+
+#[test]
+fn what_the_promises_rest_on_is_set() {
+    let settings = read("kafka://one", "").unwrap();
+    for (key, value) in [
+        ("acks", "all"),
+        ("enable.idempotence", "true"),
+        ("enable.gapless.guarantee", "true"),
+        ("message.timeout.ms", "0"),
+    ] {
+        assert_eq!(settings.client.get(key), Some(value), "{key}");
+    }
+}
