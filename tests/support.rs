@@ -3,6 +3,7 @@
 
 pub mod broker;
 pub mod checker;
+#[cfg(test)]
 mod checker_tests;
 pub mod frames;
 pub mod kafka;
