@@ -3,7 +3,7 @@
 
 pub mod broker;
 pub mod checker;
-#[cfg(test)]
+#[allow(unused_imports, reason = "a benchmark runs no tests of its own")]
 mod checker_tests;
 pub mod frames;
 pub mod kafka;

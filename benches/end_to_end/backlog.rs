@@ -4,16 +4,15 @@
 //! its slot: so all runs read the same bytes of log and end at the same position.
 
 use std::cell::Cell;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::Program;
 use crate::support::postgres::{Client, Postgres, Version, literal};
 use crate::support::process::{Process, scratch};
 use crate::support::relay::{cpu_seconds, peak_rss_bytes};
 use crate::support::slot::{
     create_outbox, create_publication_and_slot, drop_slot, end_of_log, format_lsn, parse_lsn,
-    slot_state,
 };
 
 /// Nobody needs longer for a backlog of a million rows.
@@ -40,7 +39,7 @@ pub enum Drainer<'a> {
     /// The yardstick: PostgreSQL's own client, into /dev/null.
     Receive,
     /// A walpost, into a broker.
-    Relay { program: &'a Path, sink: &'a str, broker: Option<u32> },
+    Relay { program: &'a Program, sink: &'a str, broker: Option<u32> },
 }
 
 /// What one run took.
@@ -108,14 +107,25 @@ impl Backlog {
         }
     }
 
-    /// Drains a copy of the slot.
-    pub fn drain(&self, drainer: &Drainer<'_>) -> Drain {
+    /// Where the last row's commit ends.
+    pub fn end(&self) -> u64 {
+        self.end
+    }
+
+    /// A new slot in front of all the rows.
+    pub fn copy_slot(&self) -> String {
         self.copies.set(self.copies.get() + 1);
         let slot = format!("run_{}", self.copies.get());
         self.client.run(&format!(
             "SELECT pg_copy_logical_replication_slot('origin', {})",
             literal(&slot)
         ));
+        slot
+    }
+
+    /// Drains a copy of the slot.
+    pub fn drain(&self, drainer: &Drainer<'_>) -> Drain {
+        let slot = self.copy_slot();
         let broker = match drainer {
             Drainer::Receive => None,
             Drainer::Relay { broker, .. } => *broker,
@@ -209,8 +219,8 @@ pub fn payload(number: &str) -> String {
 }
 
 /// `walpost run` as its users start it, on publication `p`.
-pub fn relay(program: &Path, source: &str, sink: &str, slot: &str) -> Command {
-    let mut command = Command::new(program);
+pub fn relay(program: &Program, source: &str, sink: &str, slot: &str) -> Command {
+    let mut command = Command::new(&program.path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WALPOST_") {
             command.env_remove(name);
@@ -219,19 +229,12 @@ pub fn relay(program: &Path, source: &str, sink: &str, slot: &str) -> Command {
     // Nobody else's configuration file.
     command.current_dir(scratch("relay"));
     command.args(["run", "--source", source, "--sink", sink, "--slot", slot]);
-    command.args(["--publication", "p"]);
+    command.args(["--publication", "p"]).args(&program.arguments);
     command
 }
 
 /// A relay that was started to go on by itself.
-pub fn start_relay(program: &Path, source: &str, sink: &str, slot: &str) -> Process {
-    let log: PathBuf = scratch("run").join("log");
+pub fn start_relay(program: &Program, source: &str, sink: &str, slot: &str) -> Process {
+    let log = scratch("run").join("log");
     Process::spawn(relay(program, source, sink, slot), None, &log)
-}
-
-/// Waits until the slot has confirmed all of the log of now.
-pub fn await_drained(client: &Client, slot: &str, timeout: Duration) -> bool {
-    let until = end_of_log(client);
-    crate::support::slot::wait_drained(client, slot, until, timeout)
-        && slot_state(client, slot).is_some()
 }

@@ -31,9 +31,10 @@ pub struct Flags {
     #[arg(long, value_delimiter = ',', default_values_t = Section::value_variants().to_vec())]
     #[arg(value_enum)]
     sections: Vec<Section>,
-    /// Programs to measure, side by side [default: target/release/walpost]
-    #[arg(long = "program", value_name = "PATH")]
-    programs: Vec<PathBuf>,
+    /// Programs to measure side by side, each with arguments for `run` behind it, as in
+    /// "target/release/walpost --set relay.lanes=8" [default: target/release/walpost]
+    #[arg(long = "program", value_name = "COMMAND")]
+    programs: Vec<Program>,
     /// Rows of the backlog with 100 rows a transaction.
     #[arg(long, default_value_t = 1_000_000)]
     rows: u64,
@@ -64,6 +65,33 @@ pub struct Flags {
     /// Be the client that the start-up is compared with, of this broker.
     #[arg(long, hide = true)]
     client: Option<String>,
+    #[arg(long, hide = true, action = clap::ArgAction::Set, default_value_t = true)]
+    idempotence: bool,
+}
+
+/// A walpost, and what its `run` is started with.
+#[derive(Clone)]
+pub struct Program {
+    pub path: PathBuf,
+    pub arguments: Vec<String>,
+}
+
+impl std::str::FromStr for Program {
+    type Err = std::io::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut words = text.split_whitespace();
+        let path = std::path::absolute(words.next().unwrap_or_default())?;
+        Ok(Program { path, arguments: words.map(str::to_owned).collect() })
+    }
+}
+
+impl Program {
+    /// What it is called in a table.
+    pub fn name(&self) -> String {
+        let file = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        [vec![file], self.arguments.clone()].concat().join(" ")
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -82,15 +110,15 @@ enum Section {
 fn main() {
     let mut flags = Flags::parse();
     if let Some(bootstrap) = &flags.client {
-        return start_up::client(bootstrap);
+        return start_up::client(bootstrap, flags.idempotence);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if flags.programs.is_empty() {
-        flags.programs.push(root.join("target/release/walpost"));
+        let path = root.join("target/release/walpost");
+        flags.programs.push(Program { path, arguments: Vec::new() });
     }
-    for program in &mut flags.programs {
-        *program = std::path::absolute(&program).expect("a path");
-        assert!(program.exists(), "{} is missing; run scripts/bench", program.display());
+    for program in &flags.programs {
+        assert!(program.path.exists(), "{} is missing; run scripts/bench", program.path.display());
     }
     let mut report = Report::default();
     report.line("# walpost, measured end to end");
@@ -138,7 +166,7 @@ fn drain(
     backlog: &Backlog,
     target: &Target,
     rounds: usize,
-    programs: &[PathBuf],
+    programs: &[Program],
     report: &mut Report,
 ) {
     let title = format!("Backlog into {}: {}", target.name(), backlog.shape());
@@ -181,7 +209,7 @@ fn drain(
     }
     report.row(&cells("pg_recvlogical", &yardstick, &yardstick));
     for (program, runs) in programs.iter().zip(&runs) {
-        report.row(&cells(&name(program), runs, &yardstick));
+        report.row(&cells(&program.name(), runs, &yardstick));
     }
 }
 
@@ -199,9 +227,4 @@ fn cells(name: &str, runs: &[Drain], yardstick: &[Drain]) -> Vec<String> {
         broker.map_or("–".to_owned(), |cpu| Spread::of(cpu.into_iter()).show(1.0, 2)),
         spread(&|run| run.peak_rss_bytes as f64).show(1e6, 0),
     ]
-}
-
-/// What a program is called in a table.
-pub fn name(program: &Path) -> String {
-    program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
 }

@@ -9,6 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
+use crate::Program;
 use crate::backlog::{payload, relay, server};
 use crate::support::broker::topic;
 use crate::support::kafka::Kafka;
@@ -22,7 +23,7 @@ const PARTITIONS: i32 = 4;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
 /// Starts each program `starts` times with one row waiting.
-pub fn measure(programs: &[PathBuf], starts: usize, report: &mut Report) {
+pub fn measure(programs: &[Program], starts: usize, report: &mut Report) {
     let server = server();
     let client = server.client();
     create_outbox(&client, "outbox");
@@ -36,9 +37,9 @@ pub fn measure(programs: &[PathBuf], starts: usize, report: &mut Report) {
     );
     report.table("Start-up into Kafka", &note, &["", "ms"]);
     let myself = std::env::current_exe().expect("a program has a file");
-    let bare = || {
+    let bare = |idempotence: &str| {
         let mut command = Command::new(&myself);
-        command.args(["--client", &kafka.bootstrap()]);
+        command.args(["--client", &kafka.bootstrap(), "--idempotence", idempotence]);
         command
     };
     let row = |name: &str, command: &dyn Fn() -> Command| {
@@ -47,13 +48,15 @@ pub fn measure(programs: &[PathBuf], starts: usize, report: &mut Report) {
         let times: Vec<f64> = times.collect();
         [name.to_owned(), Spread::of(times.into_iter().skip(1)).show(1e-3, 0)]
     };
-    report.row(&row("bare rdkafka client", &bare));
+    report.row(&row("bare rdkafka client, acks=all", &|| bare("false")));
+    // Waits for its producer id, which librdkafka first asks for before it is connected.
+    report.row(&row("bare rdkafka client, idempotent", &|| bare("true")));
     for program in programs {
         let command = || {
             insert_row(&client, 0);
             relay(program, &server.url(), &target.url(), "start")
         };
-        report.row(&row(&crate::name(program), &command));
+        report.row(&row(&program.name(), &command));
     }
 }
 
@@ -99,9 +102,11 @@ fn first_record(command: Command, consumer: &BaseConsumer) -> f64 {
     seconds
 }
 
-/// The bare client: one record with the promises that walpost makes, its confirm, the end.
-pub fn client(bootstrap: &str) {
-    let producer: BaseProducer = producer_config(bootstrap).create().expect("it is right");
+/// The bare client: one record, its confirm, the end.
+pub fn client(bootstrap: &str, idempotence: bool) {
+    let mut config = producer_config(bootstrap);
+    config.set("enable.idempotence", idempotence.to_string());
+    let producer: BaseProducer = config.create().expect("the configuration is right");
     let topic = topic("Order");
     producer.send(BaseRecord::to(&topic).key("order-1").payload("{}")).expect("there is room");
     producer.flush(WAIT_MAX).expect("the broker confirms");
