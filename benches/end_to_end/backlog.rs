@@ -116,10 +116,8 @@ impl Backlog {
     pub fn copy_slot(&self) -> String {
         self.copies.set(self.copies.get() + 1);
         let slot = format!("run_{}", self.copies.get());
-        self.client.run(&format!(
-            "SELECT pg_copy_logical_replication_slot('origin', {})",
-            literal(&slot)
-        ));
+        self.client
+            .run(&format!("SELECT pg_copy_logical_replication_slot('origin', {})", literal(&slot)));
         slot
     }
 

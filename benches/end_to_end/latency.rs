@@ -131,7 +131,8 @@ fn write(server: &Postgres, rows: u64, target: &Target, produce: bool) -> Vec<Ev
                     let numbers = (writer..rows).step_by(WRITERS as usize);
                     numbers
                         .map(|number| {
-                            let due = begin + Duration::from_micros(number * 1_000_000 / ROWS_PER_SECOND);
+                            let due =
+                                begin + Duration::from_micros(number * 1_000_000 / ROWS_PER_SECOND);
                             std::thread::sleep(due.saturating_duration_since(Instant::now()));
                             insert(&client, number);
                             let committed = Instant::now();

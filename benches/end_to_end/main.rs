@@ -3,6 +3,7 @@
 //! need in the same run. `scripts/bench` builds it all; `--help` lists the flags.
 
 #![allow(unreachable_pub, missing_docs, reason = "a program exports nothing")]
+#![allow(clippy::unwrap_used, reason = "it shares the tests' servers, which should panic")]
 
 mod backlog;
 mod latency;
