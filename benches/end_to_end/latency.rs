@@ -161,7 +161,7 @@ fn insert(client: &Client, number: u64) {
 /// The client that a developer would write first, with all its faults.
 enum Trivial {
     Kafka(ThreadedProducer<DefaultProducerContext>),
-    Nats(async_nats::jetstream::Context, tokio::runtime::Runtime),
+    Nats(Box<async_nats::jetstream::Context>, tokio::runtime::Runtime),
 }
 
 impl Trivial {
@@ -178,7 +178,7 @@ impl Trivial {
                     .build()
                     .expect("a runtime can be made");
                 let context = runtime.block_on(nats.jetstream());
-                Trivial::Nats(context, runtime)
+                Trivial::Nats(Box::new(context), runtime)
             }
             (None, None) => unreachable!("latency is measured with Kafka and NATS"),
         }
