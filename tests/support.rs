@@ -3,6 +3,7 @@
 
 pub mod broker;
 pub mod checker;
+#[allow(unused_imports, reason = "a benchmark runs no tests of its own")]
 mod checker_tests;
 pub mod frames;
 pub mod kafka;

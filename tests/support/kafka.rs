@@ -28,7 +28,15 @@ pub struct Kafka {
     folder: PathBuf,
     port: u16,
     sasl_port: u16,
+    java_options: &'static [&'static str],
 }
+
+/// Started for seconds: the quick compiler and the simple collector are the faster ones.
+const QUICK_START: &[&str] =
+    &["-Xmx512m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"];
+
+/// As in production: a broker whose speed is measured.
+const FULL_SPEED: &[&str] = &["-Xms1g", "-Xmx1g"];
 
 /// A record as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +57,15 @@ impl Kafka {
 
     /// As [`Kafka::start`], with further lines for `server.properties`.
     pub fn start_with(properties: &str) -> Kafka {
+        Kafka::start_as(properties, QUICK_START)
+    }
+
+    /// As [`Kafka::start`], for measuring how fast it is.
+    pub fn start_at_full_speed() -> Kafka {
+        Kafka::start_as("", FULL_SPEED)
+    }
+
+    fn start_as(properties: &str, java_options: &'static [&'static str]) -> Kafka {
         let folder = scratch("kafka");
         let (port, sasl_port, controller) = (free_port(), free_port(), free_port());
         let text = format!(
@@ -76,7 +93,7 @@ impl Kafka {
             folder.join("data").display()
         );
         fs::write(folder.join("server.properties"), text).expect("the scratch folder is ours");
-        let mut kafka = Kafka { process: None, folder, port, sasl_port };
+        let mut kafka = Kafka { process: None, folder, port, sasl_port, java_options };
         let mut format = kafka.java("kafka.tools.StorageTool");
         // Any 16 bytes in URL-safe base64 will do, and cost no JVM.
         format.args(["format", "-t", "d2FscG9zdC1jb250cmFjdA", "-c"]);
@@ -119,6 +136,24 @@ impl Kafka {
             process.give_up("Kafka did not come up");
         }
         self.process = Some(process);
+    }
+
+    /// Process id of the running broker.
+    pub fn id(&self) -> u32 {
+        self.process.as_ref().expect("the broker runs").id()
+    }
+
+    /// How many records a topic holds.
+    pub fn count(&self, topic: &str) -> u64 {
+        let consumer = self.consumer();
+        let metadata = consumer.fetch_metadata(Some(topic), START_MAX).expect("the broker answers");
+        let partitions = metadata.topics()[0].partitions().iter();
+        let counts = partitions.map(|partition| {
+            let marks = consumer.fetch_watermarks(topic, partition.id(), START_MAX);
+            let (low, high) = marks.expect("a partition has a leader");
+            u64::try_from(high - low).expect("a log ends after its start")
+        });
+        counts.sum()
     }
 
     /// `host:port` of the plain listener.
@@ -229,9 +264,8 @@ impl Kafka {
     fn java(&self, class: &str) -> Command {
         let jars = tool("kafka/lib", "kafka").join("*");
         let mut command = Command::new("java");
-        // Started for seconds: the quick compiler and the simple collector are the faster ones.
-        command.args(["-Xmx512m", "-Xshare:auto", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]);
         command
+            .args(self.java_options)
             .arg("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn")
             .arg("-cp")
             .arg(jars)

@@ -106,6 +106,11 @@ impl Nats {
         self.process.signal(Signal::SIGCONT);
     }
 
+    /// Process id of the running server.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

@@ -121,6 +121,11 @@ impl RabbitMq {
         }
     }
 
+    /// Process id of the running broker.
+    pub fn id(&self) -> u32 {
+        self.server.as_ref().expect("the broker runs").id()
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
