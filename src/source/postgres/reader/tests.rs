@@ -44,7 +44,6 @@ fn bench() -> Bench {
         shared: Arc::default(),
         commands: command_receiver,
         batches: batch_sender,
-        resume: Resume::default(),
         system: None,
         received: Lsn(0),
     };
