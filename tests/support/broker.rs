@@ -8,11 +8,14 @@ use std::collections::HashMap;
 use lapin::ExchangeKind;
 use tokio::runtime::Runtime;
 
-use super::checker::Published;
+use super::checker::{Mark, Published, mark};
 use super::kafka::Kafka;
 use super::nats::Nats;
 use super::proxy::Protocol;
 use super::rabbitmq::RabbitMq;
+
+/// Of a Kafka topic.
+const PARTITIONS: i32 = 4;
 
 /// Which broker a test runs against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +40,9 @@ impl Kind {
 /// A broker of our own, which a test may kill.
 pub struct Broker {
     server: Server,
-    /// RabbitMQ's queues are read by taking: what was taken so far, by queue.
-    taken: HashMap<String, Vec<Published>>,
+    /// What was read so far, by aggregate type. RabbitMQ's queues are read by taking, so there it
+    /// is nowhere else.
+    read: HashMap<String, Vec<Published>>,
     runtime: Runtime,
 }
 
@@ -56,7 +60,7 @@ impl Broker {
             Kind::Nats => Server::Nats(Box::new(Nats::start())),
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        Broker { server, taken: HashMap::new(), runtime }
+        Broker { server, read: HashMap::new(), runtime }
     }
 
     /// For `--sink`.
@@ -73,7 +77,7 @@ impl Broker {
     pub fn prepare(&self, aggregate_type: &str) {
         let topic = topic(aggregate_type);
         match &self.server {
-            Server::Kafka(kafka) => kafka.create_topic(&topic, 4, &[]),
+            Server::Kafka(kafka) => kafka.create_topic(&topic, PARTITIONS, &[]),
             Server::RabbitMq(rabbitmq) => self.runtime.block_on(async {
                 rabbitmq.declare_exchange(&topic, ExchangeKind::Topic).await;
                 rabbitmq.declare_quorum_queue(aggregate_type, &[]).await;
@@ -87,12 +91,32 @@ impl Broker {
 
     /// Everything that was ever stored for this aggregate type, in the broker's order.
     pub fn published(&mut self, aggregate_type: &str) -> Vec<Published> {
+        match &self.server {
+            Server::Kafka(_) | Server::Nats(_) => self.stored(aggregate_type, &Mark::new()),
+            Server::RabbitMq(_) => self.read_on(aggregate_type).to_vec(),
+        }
+    }
+
+    /// As [`Broker::published`], reading only what is new since the last such call.
+    pub fn read_on(&mut self, aggregate_type: &str) -> &[Published] {
+        let read = self.read.remove(aggregate_type).unwrap_or_default();
+        let stored = self.stored(aggregate_type, &mark(&read));
+        let all = self.read.entry(aggregate_type.to_owned()).or_insert(read);
+        all.extend(stored);
+        all
+    }
+
+    /// What is stored from a mark on. Out of a queue it is taken.
+    fn stored(&self, aggregate_type: &str, from: &Mark) -> Vec<Published> {
         let topic = topic(aggregate_type);
         match &self.server {
             Server::Kafka(kafka) => {
-                let records = kafka.read_back(&topic).into_iter();
+                let stream = |partition: i32| format!("{topic}/{partition}");
+                let next = |partition| Some(i64::try_from(*from.get(&stream(partition))?).unwrap());
+                let from = (0..PARTITIONS).filter_map(|id| Some((id, next(id)?))).collect();
+                let records = kafka.read_from(&topic, &from).into_iter();
                 let published = records.map(|record| Published {
-                    stream: format!("{topic}/{}", record.partition),
+                    stream: stream(record.partition),
                     position: u64::try_from(record.offset).unwrap(),
                     key: record.key,
                     value: record.value,
@@ -102,20 +126,20 @@ impl Broker {
             }
             Server::RabbitMq(rabbitmq) => {
                 let records = self.runtime.block_on(rabbitmq.read_back(aggregate_type));
-                let taken = self.taken.entry(aggregate_type.to_owned()).or_default();
-                for record in records {
-                    taken.push(Published {
+                let first = from.get(aggregate_type).copied().unwrap_or(0);
+                let published =
+                    records.into_iter().zip(first..).map(|(record, position)| Published {
                         stream: aggregate_type.to_owned(),
-                        position: taken.len() as u64,
+                        position,
                         key: Some(record.routing_key.into_bytes()),
                         value: Some(record.body),
                         headers: record.headers,
                     });
-                }
-                taken.clone()
+                published.collect()
             }
             Server::Nats(nats) => {
-                let records = self.runtime.block_on(nats.read_back(aggregate_type));
+                let first = from.get(aggregate_type).copied().unwrap_or(1);
+                let records = self.runtime.block_on(nats.read_from(aggregate_type, first));
                 let published = records.into_iter().map(|record| {
                     let headers: Vec<(String, Vec<u8>)> = record
                         .headers

@@ -3,6 +3,7 @@
 //! Listeners: a plain one, whose user ANONYMOUS may do everything, and one with SASL/PLAIN, whose
 //! user `relay` (password `secret`) may do nothing until it is granted something.
 
+use std::collections::HashMap;
 use std::fs;
 use std::net::TcpStream;
 use std::path::PathBuf;
@@ -183,6 +184,11 @@ impl Kafka {
 
     /// All records of a topic to the end of every partition, by partition and offset.
     pub fn read_back(&self, topic: &str) -> Vec<Record> {
+        self.read_from(topic, &HashMap::new())
+    }
+
+    /// As [`Kafka::read_back`], from an offset of each partition on.
+    pub fn read_from(&self, topic: &str, from: &HashMap<i32, i64>) -> Vec<Record> {
         let consumer = self.consumer();
         let metadata = consumer.fetch_metadata(Some(topic), START_MAX).expect("the broker answers");
         let mut assignment = TopicPartitionList::new();
@@ -197,6 +203,7 @@ impl Kafka {
             });
             assert!(led, "partition {id} of {topic} has no leader");
             let (low, high) = marks.expect("looked");
+            let low = from.get(&id).map_or(low, |from| low.max(*from));
             if high > low {
                 assignment.add_partition_offset(topic, id, Offset::Offset(low)).expect("it exists");
                 ends.push((id, high));
