@@ -30,8 +30,9 @@ use crate::support::writer::Workload;
 const KILLS: usize = 30;
 /// After so many a round ends: a new slot, topic and judge keep the reading back short.
 const KILLS_A_ROUND: usize = 100;
-/// Rows of a transaction that a kill is aimed at.
+/// Rows of a transaction that a kill is aimed at; Kafka takes a thousand of them at once.
 const LARGE_ROWS: usize = 800;
+const LARGE_ROWS_KAFKA: usize = 2500;
 /// A relay that confirms nothing for so long after its start does not work.
 const FIRST_CONFIRM_MAX: Duration = Duration::from_secs(30);
 
@@ -89,6 +90,10 @@ fn run_round(
     wanted: usize,
     figures: &mut Figures,
 ) {
+    let large = match broker.kind() {
+        Kind::Kafka => LARGE_ROWS_KAFKA,
+        Kind::RabbitMq | Kind::Nats => LARGE_ROWS,
+    };
     // given a fresh outbox, slot and topic, and writers at work
     let mut rng = Rng::with_seed(seed);
     let database = server.fresh_database("kill");
@@ -116,7 +121,7 @@ fn run_round(
         assert!(kills.len() < 2 * wanted + 10, "nothing is in flight at most kills");
         relay.start();
         if !hand.is_open() {
-            hand.insert(LARGE_ROWS);
+            hand.insert(large);
         }
         let confirms = eventually(FIRST_CONFIRM_MAX, || position(&client, name) > confirmed);
         assert!(confirms, "nothing was confirmed\n{}", relay.log());

@@ -4,6 +4,7 @@
 
 mod cli;
 mod end_to_end;
+mod fault_broker;
 mod fault_kill;
 mod fault_terminate;
 mod postgres_connect;

@@ -4,6 +4,7 @@
 //! and `published` reads back everything that was ever stored for it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 use lapin::ExchangeKind;
 use tokio::runtime::Runtime;
@@ -11,7 +12,7 @@ use tokio::runtime::Runtime;
 use super::checker::{Mark, Published, mark};
 use super::kafka::Kafka;
 use super::nats::Nats;
-use super::proxy::Protocol;
+use super::proxy::{Protocol, Proxy};
 use super::rabbitmq::RabbitMq;
 
 /// Of a Kafka topic.
@@ -59,8 +60,64 @@ impl Broker {
             Kind::RabbitMq => Server::RabbitMq(Box::new(RabbitMq::start())),
             Kind::Nats => Server::Nats(Box::new(Nats::start())),
         };
+        Broker::of(server)
+    }
+
+    /// A broker and a proxy before it, with the URL that leads through the proxy.
+    pub fn start_behind_proxy(kind: Kind) -> (Broker, Proxy, String) {
+        // Kafka must know the proxy's address before it starts; the target is not used yet.
+        let proxy = Proxy::start_with(SocketAddr::from(([127, 0, 0, 1], 9)), kind.protocol());
+        let server = match kind {
+            Kind::Kafka => Server::Kafka(Box::new(Kafka::start_behind(proxy.addr()))),
+            Kind::RabbitMq => Server::RabbitMq(Box::new(RabbitMq::start())),
+            Kind::Nats => Server::Nats(Box::new(Nats::start())),
+        };
+        let port = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+        let (target, url) = match &server {
+            Server::Kafka(kafka) => (kafka.behind(), format!("kafka://{}", proxy.addr())),
+            Server::RabbitMq(rabbitmq) => {
+                (port(rabbitmq.port()), format!("amqp://guest:guest@{}/%2f", proxy.addr()))
+            }
+            Server::Nats(nats) => (port(nats.port()), format!("nats://{}", proxy.addr())),
+        };
+        proxy.set_target(target);
+        (Broker::of(server), proxy, url)
+    }
+
+    fn of(server: Server) -> Broker {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Broker { server, read: HashMap::new(), runtime }
+    }
+
+    /// For what only Kafka has.
+    pub fn kafka(&self) -> &Kafka {
+        let Server::Kafka(kafka) = &self.server else { panic!("it is no Kafka") };
+        kafka
+    }
+
+    /// For what only RabbitMQ has.
+    pub fn rabbitmq(&self) -> &RabbitMq {
+        let Server::RabbitMq(rabbitmq) = &self.server else { panic!("it is no RabbitMQ") };
+        rabbitmq
+    }
+
+    /// For what only NATS has.
+    pub fn nats(&self) -> &Nats {
+        let Server::Nats(nats) = &self.server else { panic!("it is no NATS") };
+        nats
+    }
+
+    /// Runs a future on the broker's runtime.
+    pub fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    pub fn kind(&self) -> Kind {
+        match &self.server {
+            Server::Kafka(_) => Kind::Kafka,
+            Server::RabbitMq(_) => Kind::RabbitMq,
+            Server::Nats(_) => Kind::Nats,
+        }
     }
 
     /// For `--sink`.
@@ -171,6 +228,15 @@ impl Broker {
             Server::Kafka(kafka) => kafka.kill(),
             Server::RabbitMq(rabbitmq) => rabbitmq.kill(),
             Server::Nats(nats) => nats.kill(),
+        }
+    }
+
+    /// A clean end.
+    pub fn stop(&mut self) {
+        match &mut self.server {
+            Server::Kafka(kafka) => kafka.stop(),
+            Server::RabbitMq(rabbitmq) => rabbitmq.stop(),
+            Server::Nats(nats) => nats.stop(),
         }
     }
 

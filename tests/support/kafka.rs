@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -29,6 +29,7 @@ pub struct Kafka {
     folder: PathBuf,
     port: u16,
     sasl_port: u16,
+    behind_port: u16,
 }
 
 /// A record as it stands in the log.
@@ -50,17 +51,34 @@ impl Kafka {
 
     /// As [`Kafka::start`], with further lines for `server.properties`.
     pub fn start_with(properties: &str) -> Kafka {
+        Kafka::launch(properties, None)
+    }
+
+    /// As [`Kafka::start`], with one more listener, [`Kafka::behind`], that advertises the address
+    /// of a proxy: clients leave the address that they were given for the advertised one.
+    pub fn start_behind(proxy: SocketAddr) -> Kafka {
+        Kafka::launch("", Some(proxy))
+    }
+
+    fn launch(properties: &str, proxy: Option<SocketAddr>) -> Kafka {
         let folder = scratch("kafka");
         let (port, sasl_port, controller) = (free_port(), free_port(), free_port());
+        let behind_port = free_port();
+        let (behind, advertised) = match proxy {
+            Some(proxy) => {
+                (format!("BEHIND://127.0.0.1:{behind_port},"), format!(",BEHIND://{proxy}"))
+            }
+            None => Default::default(),
+        };
         let text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}\n\
+             listeners={behind}PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}{advertised}\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,BEHIND:PLAINTEXT\n\
              sasl.enabled.mechanisms=PLAIN\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_relay=\"secret\";\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
@@ -77,7 +95,7 @@ impl Kafka {
             folder.join("data").display()
         );
         fs::write(folder.join("server.properties"), text).expect("the scratch folder is ours");
-        let mut kafka = Kafka { process: None, folder, port, sasl_port };
+        let mut kafka = Kafka { process: None, folder, port, sasl_port, behind_port };
         let mut format = kafka.java("kafka.tools.StorageTool");
         // Any 16 bytes in URL-safe base64 will do, and cost no JVM.
         format.args(["format", "-t", "d2FscG9zdC1jb250cmFjdA", "-c"]);
@@ -120,6 +138,11 @@ impl Kafka {
             process.give_up("Kafka did not come up");
         }
         self.process = Some(process);
+    }
+
+    /// Where the proxy of [`Kafka::start_behind`] forwards to.
+    pub fn behind(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.behind_port))
     }
 
     /// `host:port` of the plain listener.

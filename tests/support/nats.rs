@@ -143,6 +143,11 @@ impl Nats {
         self.jetstream().await.create_stream(config).await.unwrap();
     }
 
+    /// Changes the configuration of a stream.
+    pub async fn update_stream(&self, config: stream::Config) {
+        self.jetstream().await.update_stream(config).await.unwrap();
+    }
+
     /// All messages of a stream, in its order, up to the last one of now.
     pub async fn read_back(&self, name: &str) -> Vec<Record> {
         self.read_from(name, 1).await

@@ -202,14 +202,20 @@ impl RabbitMq {
             .unwrap();
     }
 
+    /// Messages that wait in a queue.
+    pub async fn waiting(&self, queue: &str) -> usize {
+        let (_connection, channel) = self.channel().await;
+        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        declared.unwrap().message_count() as usize
+    }
+
     /// Takes everything out of a queue, until it is empty.
     pub async fn read_back(&self, queue: &str) -> Vec<Record> {
         let (_connection, channel) = self.channel().await;
         let mut records = Vec::new();
         let mut last = None;
-        let passive = QueueDeclareOptions { passive: true, ..Default::default() };
-        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
-        let waiting = declared.unwrap().message_count() as usize;
+        let waiting = self.waiting(queue).await;
         // A consumer is many times quicker than one request a message.
         if waiting > 0 {
             let (queue, table) = (queue.into(), FieldTable::default());
