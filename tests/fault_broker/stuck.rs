@@ -1,6 +1,7 @@
 //! Fault 52: one queue is full and refuses, others go on, and the database's connection flaps.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 
 use lapin::ExchangeKind;
 use lapin::types::AMQPValue;
@@ -9,15 +10,20 @@ use super::*;
 use crate::support::broker::topic;
 use crate::support::proxy::{Ending, Proxy};
 
+/// Rows that pass while the connection flaps: the ledger has room for them.
+const FLAPPING: usize = 3000;
+const FLAPS: usize = 5;
+/// All rows of the other queue: many times what the ledger holds.
 const FLOWING: usize = 100_000;
 const STUCK: usize = 10;
 const STUCK_MAX: usize = 5;
 
-fn insert(client: &Client, aggregate_type: &str, rows: usize, keys: usize) {
+fn insert(client: &Client, aggregate_type: &str, numbers: RangeInclusive<usize>, keys: usize) {
+    let (first, last) = numbers.into_inner();
     client.run(&format!(
         "INSERT INTO outbox SELECT gen_random_uuid(), '{aggregate_type}', 'k' || n % {keys}, \
          'Made', jsonb_build_object('n', n, 'pad', repeat('x', 200)) \
-         FROM generate_series(1, {rows}) AS n"
+         FROM generate_series({first}, {last}) AS n"
     ));
 }
 
@@ -42,29 +48,35 @@ fn a_full_queue_holds_up_its_own_rows_and_no_others() {
         });
         broker.url()
     };
-    insert(&outbox.client, &stuck, STUCK, 1);
-    insert(&outbox.client, &flowing, FLOWING, 1000);
-    // when the relay comes to it
-    let proxy = Proxy::start(Postgres::shared().address());
-    let source = Postgres::shared().url_at(proxy.addr(), &outbox.name);
-    let mut relay = outbox.relay_from(&source, &url).started();
-    // then the others go on, as far as the ledger reaches
     let waiting = |queue: &str| {
         let broker = shared(Kind::RabbitMq);
         broker.block_on(broker.rabbitmq().waiting(queue))
     };
-    let others = eventually(PATIENCE, || waiting(&flowing) > 16_000);
-    assert!(others, "{} went on\n{}", waiting(&flowing), relay.log());
-    assert_eq!(waiting(&stuck), STUCK_MAX);
-    // when the database's connection comes and goes meanwhile
-    for _ in 0..5 {
+    insert(&outbox.client, &stuck, 1..=STUCK, 1);
+    let proxy = Proxy::start(Postgres::shared().address());
+    let source = Postgres::shared().url_at(proxy.addr(), &outbox.name);
+    let mut relay = outbox.relay_from(&source, &url).started();
+    let full = eventually(PATIENCE, || waiting(&stuck) == STUCK_MAX);
+    assert!(full, "{}", relay.log());
+    // when the database's connection comes and goes while rows of the other queue pass
+    let step = FLAPPING / FLAPS;
+    for flap in 0..FLAPS {
+        insert(&outbox.client, &flowing, flap * step + 1..=(flap + 1) * step, 1000);
+        let passed = eventually(PATIENCE, || waiting(&flowing) >= (flap + 1) * step);
+        assert!(passed, "{}", relay.log());
         let before = proxy.accepted();
-        let open = eventually(PATIENCE, || proxy.open() > 0);
-        assert!(open, "{}", relay.log());
+        assert!(proxy.open() > 0, "{}", relay.log());
         proxy.cut_all(Ending::Reset);
         let again = eventually(PATIENCE, || proxy.accepted() > before);
         assert!(again, "{}", relay.log());
     }
+    assert_eq!(waiting(&flowing), FLAPPING, "published again");
+    // when much more comes
+    insert(&outbox.client, &flowing, FLAPPING + 1..=FLOWING, 1000);
+    // then the others go on, as far as the ledger reaches
+    let others = eventually(PATIENCE, || waiting(&flowing) > 16_000);
+    assert!(others, "{} went on\n{}", waiting(&flowing), relay.log());
+    assert_eq!(waiting(&stuck), STUCK_MAX);
     assert!(relay.is_running(), "{}", relay.log());
     // when the full queue is emptied, as often as it takes
     let taken = eventually(PATIENCE, || shared(Kind::RabbitMq).read_on(&stuck).len() >= STUCK);
