@@ -21,7 +21,7 @@ const STUCK_MAX: usize = 5;
 fn insert(client: &Client, aggregate_type: &str, numbers: RangeInclusive<usize>, keys: usize) {
     let (first, last) = numbers.into_inner();
     client.run(&format!(
-        "INSERT INTO outbox SELECT gen_random_uuid(), '{aggregate_type}', 'k' || n % {keys}, \
+        "INSERT INTO outbox SELECT gen_random_uuid(), '{aggregate_type}', '{aggregate_type}-' || n % {keys}, \
          'Made', jsonb_build_object('n', n, 'pad', repeat('x', 200)) \
          FROM generate_series({first}, {last}) AS n"
     ));
