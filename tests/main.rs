@@ -5,6 +5,8 @@
 mod cli;
 mod docs;
 mod end_to_end;
+mod fault_broker;
+mod fault_kill;
 mod fault_terminate;
 mod postgres_connect;
 mod sink_kafka;

@@ -39,6 +39,12 @@ pub fn mark(published: &[Published]) -> Mark {
     mark
 }
 
+/// What the broker held when a position was sampled.
+enum Sample {
+    Rows(HashSet<u64>),
+    Until(Mark),
+}
+
 /// Members of the payload that tell rows apart.
 #[derive(Deserialize)]
 struct Payload {
@@ -49,6 +55,11 @@ struct Payload {
 
 fn payload(message: &Published) -> Option<Payload> {
     serde_json::from_slice(message.value.as_deref()?).ok()
+}
+
+/// The number of a message's row, where a writer wrote it.
+pub fn row_of(message: &Published) -> Option<u64> {
+    payload(message).map(|payload| payload.row)
 }
 
 /// Which invariant does not hold.
@@ -74,7 +85,7 @@ pub enum Kind {
 pub struct Judge<'a> {
     ledger: &'a Ledger,
     published: Vec<Published>,
-    samples: Vec<(u64, HashSet<u64>)>,
+    samples: Vec<(u64, Sample)>,
     restarts: Vec<Mark>,
     duplicates_max: Option<usize>,
     duplicates_per_restart_max: Option<usize>,
@@ -101,7 +112,14 @@ impl<'a> Judge<'a> {
     /// end (any later read may hold rows that were confirmed after the sample).
     pub fn confirmed(mut self, confirmed_flush_lsn: u64, published: &[Published]) -> Judge<'a> {
         let held = published.iter().filter_map(payload).map(|payload| payload.row).collect();
-        self.samples.push((confirmed_flush_lsn, held));
+        self.samples.push((confirmed_flush_lsn, Sample::Rows(held)));
+        self
+    }
+
+    /// As [`Judge::confirmed`], where what the broker held is all below a [`mark`] of what it
+    /// holds now.
+    pub fn confirmed_at(mut self, confirmed_flush_lsn: u64, mark: Mark) -> Judge<'a> {
+        self.samples.push((confirmed_flush_lsn, Sample::Until(mark)));
         self
     }
 
@@ -161,7 +179,7 @@ impl<'a> Judge<'a> {
                 report.add(Kind::Loss, format!("{} {outcome:?}", describe(row)));
             }
         }
-        self.weigh_samples(&rows, &mut report);
+        self.weigh_samples(&rows, &firsts, &mut report);
         self.weigh_bounds(&mut report);
         report
     }
@@ -251,8 +269,14 @@ impl<'a> Judge<'a> {
     }
 
     /// I5.
-    fn weigh_samples(&self, rows: &[(WrittenRow, Outcome)], report: &mut Report) {
+    fn weigh_samples(&self, rows: &[(WrittenRow, Outcome)], firsts: &[First], report: &mut Report) {
         report.samples = self.samples.len();
+        let firsts: HashMap<u64, &First> = firsts.iter().map(|first| (first.row, first)).collect();
+        let below = |mark: &Mark, row: &WrittenRow| {
+            firsts.get(&row.row).is_some_and(|first| {
+                mark.get(&first.stream).is_some_and(|next| first.position < *next)
+            })
+        };
         for (index, (confirmed, held)) in self.samples.iter().enumerate() {
             for (row, outcome) in rows {
                 let Outcome::Committed { lsn_max } = *outcome else { continue };
@@ -260,7 +284,11 @@ impl<'a> Judge<'a> {
                     continue;
                 }
                 report.sampled_rows += 1;
-                if !held.contains(&row.row) {
+                let is_held = match held {
+                    Sample::Rows(held) => held.contains(&row.row),
+                    Sample::Until(mark) => below(mark, row),
+                };
+                if !is_held {
                     let detail = format!(
                         "sample {index}: slot at {}, {} committed by {}",
                         format_lsn(*confirmed),

@@ -3,8 +3,9 @@
 //! Listeners: a plain one, whose user ANONYMOUS may do everything, and one with SASL/PLAIN, whose
 //! user `relay` (password `secret`) may do nothing until it is granted something.
 
+use std::collections::HashMap;
 use std::fs;
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -28,6 +29,7 @@ pub struct Kafka {
     folder: PathBuf,
     port: u16,
     sasl_port: u16,
+    behind_port: u16,
     java_options: &'static [&'static str],
 }
 
@@ -57,26 +59,43 @@ impl Kafka {
 
     /// As [`Kafka::start`], with further lines for `server.properties`.
     pub fn start_with(properties: &str) -> Kafka {
-        Kafka::start_as(properties, QUICK_START)
+        Kafka::launch(properties, None, QUICK_START)
     }
 
     /// As [`Kafka::start`], for measuring how fast it is.
     pub fn start_at_full_speed() -> Kafka {
-        Kafka::start_as("", FULL_SPEED)
+        Kafka::launch("", None, FULL_SPEED)
     }
 
-    fn start_as(properties: &str, java_options: &'static [&'static str]) -> Kafka {
+    /// As [`Kafka::start`], with one more listener, [`Kafka::behind`], that advertises the address
+    /// of a proxy: clients leave the address that they were given for the advertised one.
+    pub fn start_behind(proxy: SocketAddr) -> Kafka {
+        Kafka::launch("", Some(proxy), QUICK_START)
+    }
+
+    fn launch(
+        properties: &str,
+        proxy: Option<SocketAddr>,
+        java_options: &'static [&'static str],
+    ) -> Kafka {
         let folder = scratch("kafka");
         let (port, sasl_port, controller) = (free_port(), free_port(), free_port());
+        let behind_port = free_port();
+        let (behind, advertised) = match proxy {
+            Some(proxy) => {
+                (format!("BEHIND://127.0.0.1:{behind_port},"), format!(",BEHIND://{proxy}"))
+            }
+            None => Default::default(),
+        };
         let text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}\n\
+             listeners={behind}PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}{advertised}\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL:SASL_PLAINTEXT,CONTROLLER:PLAINTEXT,BEHIND:PLAINTEXT\n\
              sasl.enabled.mechanisms=PLAIN\n\
              listener.name.sasl.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_relay=\"secret\";\n\
              authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
@@ -93,7 +112,8 @@ impl Kafka {
             folder.join("data").display()
         );
         fs::write(folder.join("server.properties"), text).expect("the scratch folder is ours");
-        let mut kafka = Kafka { process: None, folder, port, sasl_port, java_options };
+        let mut kafka =
+            Kafka { process: None, folder, port, sasl_port, behind_port, java_options };
         let mut format = kafka.java("kafka.tools.StorageTool");
         // Any 16 bytes in URL-safe base64 will do, and cost no JVM.
         format.args(["format", "-t", "d2FscG9zdC1jb250cmFjdA", "-c"]);
@@ -154,6 +174,11 @@ impl Kafka {
             u64::try_from(high - low).expect("a log ends after its start")
         });
         counts.sum()
+    }
+
+    /// Where the proxy of [`Kafka::start_behind`] forwards to.
+    pub fn behind(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.behind_port))
     }
 
     /// `host:port` of the plain listener.
@@ -218,6 +243,11 @@ impl Kafka {
 
     /// All records of a topic to the end of every partition, by partition and offset.
     pub fn read_back(&self, topic: &str) -> Vec<Record> {
+        self.read_from(topic, &HashMap::new())
+    }
+
+    /// As [`Kafka::read_back`], from an offset of each partition on.
+    pub fn read_from(&self, topic: &str, from: &HashMap<i32, i64>) -> Vec<Record> {
         let consumer = self.consumer();
         let metadata = consumer.fetch_metadata(Some(topic), START_MAX).expect("the broker answers");
         let mut assignment = TopicPartitionList::new();
@@ -232,6 +262,7 @@ impl Kafka {
             });
             assert!(led, "partition {id} of {topic} has no leader");
             let (low, high) = marks.expect("looked");
+            let low = from.get(&id).map_or(low, |from| low.max(*from));
             if high > low {
                 assignment.add_partition_offset(topic, id, Offset::Offset(low)).expect("it exists");
                 ends.push((id, high));

@@ -148,16 +148,31 @@ impl Nats {
         self.jetstream().await.create_stream(config).await.unwrap();
     }
 
+    /// Changes the configuration of a stream.
+    pub async fn update_stream(&self, config: stream::Config) {
+        self.jetstream().await.update_stream(config).await.unwrap();
+    }
+
     /// All messages of a stream, in its order, up to the last one of now.
     pub async fn read_back(&self, name: &str) -> Vec<Record> {
+        self.read_from(name, 1).await
+    }
+
+    /// As [`Nats::read_back`], from a sequence number on.
+    pub async fn read_from(&self, name: &str, from: u64) -> Vec<Record> {
         use futures_util::StreamExt;
         let stream = self.jetstream().await.get_stream(name).await.unwrap();
         let state = stream.cached_info().state.clone();
         let mut records = Vec::new();
-        if state.messages == 0 {
+        if state.messages == 0 || state.last_sequence < from {
             return records;
         }
-        let config = jetstream::consumer::pull::OrderedConfig::default();
+        let config = jetstream::consumer::pull::OrderedConfig {
+            deliver_policy: jetstream::consumer::DeliverPolicy::ByStartSequence {
+                start_sequence: from,
+            },
+            ..Default::default()
+        };
         let consumer = stream.create_consumer(config).await.unwrap();
         let mut messages = consumer.messages().await.unwrap();
         loop {

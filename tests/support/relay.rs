@@ -67,7 +67,9 @@ impl Relay {
     pub fn start(&mut self) {
         assert!(!self.is_running(), "the relay runs already");
         self.note_peak();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_walpost"));
+        // Another build of the same tree, such as the release one, for the long runs.
+        let program = std::env::var_os("WALPOST_TEST_PROGRAM");
+        let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_walpost").into()));
         command.args(&self.arguments);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WALPOST_") {

@@ -100,19 +100,7 @@ impl Workload {
         let long = usize::from(self.long_transactions.is_some());
         let mut threads = Vec::new();
         for index in 0..self.connections + long {
-            let name = format!("r{run}-w{index}");
-            let first_row = run * 1_000_000_000_000 + index as u64 * 1_000_000_000;
-            let mut writer = Writer {
-                rng: Rng::with_seed(self.seed.wrapping_mul(1_000).wrapping_add(index as u64)),
-                workload: self.clone(),
-                client: None,
-                stop: Arc::clone(&stop),
-                keys: (0..self.keys).map(|key| (format!("{name}-k{key}"), 0)).collect(),
-                next_row: first_row + 1,
-                first_row,
-                started: Instant::now(),
-                name,
-            };
+            let mut writer = Writer::new(&self, run, index, &stop);
             let long = index >= self.connections;
             threads.push(std::thread::spawn(move || {
                 if long {
@@ -122,7 +110,7 @@ impl Workload {
                 }
             }));
         }
-        Writing { workload: self, stop, threads }
+        Writing { workload: self, run, stop, threads }
     }
 
     fn markers(&self) -> String {
@@ -133,6 +121,7 @@ impl Workload {
 /// Writers at work. They outlive crashes of the server: they reconnect and go on.
 pub struct Writing {
     workload: Workload,
+    run: u64,
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
 }
@@ -141,6 +130,12 @@ impl Writing {
     /// What was written so far.
     pub fn ledger(&self) -> Arc<Ledger> {
         Arc::clone(&self.workload.ledger)
+    }
+
+    /// One more connection with keys of its own, in the hands of the test. At most one.
+    pub fn hand(&self) -> Hand {
+        const INDEX: usize = 900;
+        Hand { writer: Writer::new(&self.workload, self.run, INDEX, &self.stop), open: None }
     }
 
     /// Lets every writer end its transaction, and settles unknown outcomes; the server must run.
@@ -171,6 +166,39 @@ impl Drop for Writing {
     }
 }
 
+/// A connection whose transactions the test opens and commits, so that it knows when one passes.
+pub struct Hand {
+    writer: Writer,
+    open: Option<(Begun, Vec<WrittenRow>)>,
+}
+
+impl Hand {
+    /// Inserts rows with one statement, in the open transaction or a new one.
+    pub fn insert(&mut self, rows: usize) {
+        let mut inserted = || -> Result<(), Broken> {
+            let begun = match &self.open {
+                Some((begun, _)) => *begun,
+                None => self.writer.begin()?,
+            };
+            let (_, all) = self.open.get_or_insert_with(|| (begun, Vec::new()));
+            all.extend(self.writer.insert(begun, rows)?);
+            Ok(())
+        };
+        assert!(inserted().is_ok(), "the server takes the rows");
+    }
+
+    /// Whether rows wait for [`Hand::commit`].
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// Commits the open transaction.
+    pub fn commit(&mut self) {
+        let (begun, rows) = self.open.take().expect("rows were inserted");
+        assert!(self.writer.end(begun, rows, true).is_ok(), "the server commits");
+    }
+}
+
 /// One connection.
 struct Writer {
     workload: Workload,
@@ -196,6 +224,22 @@ struct Begun {
 struct Broken;
 
 impl Writer {
+    fn new(workload: &Workload, run: u64, index: usize, stop: &Arc<AtomicBool>) -> Writer {
+        let name = format!("r{run}-w{index}");
+        let first_row = run * 1_000_000_000_000 + index as u64 * 1_000_000_000;
+        Writer {
+            rng: Rng::with_seed(workload.seed.wrapping_mul(1_000).wrapping_add(index as u64)),
+            workload: workload.clone(),
+            client: None,
+            stop: Arc::clone(stop),
+            keys: (0..workload.keys).map(|key| (format!("{name}-k{key}"), 0)).collect(),
+            next_row: first_row + 1,
+            first_row,
+            started: Instant::now(),
+            name,
+        }
+    }
+
     fn run_short(&mut self) {
         while !self.ended() {
             self.pace();
