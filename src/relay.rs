@@ -105,10 +105,10 @@ pub struct Summary {
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The source cannot go on.
-    #[error("the source stopped: {0}")]
+    #[error("the source stopped")]
     Source(#[source] Failure),
     /// The sink cannot go on.
-    #[error("the sink stopped: {0}")]
+    #[error("the sink stopped")]
     Sink(#[source] Failure),
     /// The broker will never take a message, and `on_reject` is `"stop"`.
     #[error("the broker rejects row {identity}: {reason}")]
