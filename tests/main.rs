@@ -4,8 +4,17 @@
 
 mod cli;
 mod end_to_end;
+mod fault_connection;
+mod fault_database;
+mod fault_idle;
+mod fault_long_transaction;
+mod fault_memory;
+mod fault_refusal;
+mod fault_standby;
+mod fault_stop;
 mod fault_terminate;
 mod postgres_connect;
+mod postgres_versions;
 mod sink_kafka;
 mod sink_nats;
 mod sink_rabbitmq;

@@ -96,6 +96,16 @@ impl Kafka {
         }
     }
 
+    /// Stands still; see [`Process::freeze`].
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the broker runs").freeze();
+    }
+
+    /// Goes on.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the broker runs").thaw();
+    }
+
     /// A clean shutdown.
     pub fn stop(&mut self) {
         if let Some(mut process) = self.process.take() {

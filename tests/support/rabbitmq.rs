@@ -121,6 +121,16 @@ impl RabbitMq {
         }
     }
 
+    /// Stands still; see [`Process::freeze`].
+    pub fn freeze(&self) {
+        self.server.as_ref().expect("the broker runs").freeze();
+    }
+
+    /// Goes on.
+    pub fn thaw(&self) {
+        self.server.as_ref().expect("the broker runs").thaw();
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }
