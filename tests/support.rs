@@ -16,5 +16,6 @@ pub mod rabbitmq;
 pub mod relay;
 pub mod sample;
 pub mod slot;
+pub mod stage;
 mod tunnel;
 pub mod writer;

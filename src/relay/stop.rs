@@ -71,7 +71,12 @@ impl<S: Source> Relay<S> {
         self.report.last(unsettled);
         let summary = Summary { confirmed: self.report.confirmed_rows(), unsettled };
         if let Err(failure) = self.source.close().await {
-            tracing::warn!("could not close the source cleanly: {failure}");
+            // A source that failed has often the same to say again, and it is told once.
+            if matches!(result, Err(RelayError::Source(_))) {
+                tracing::debug!("could not close the source cleanly: {failure}");
+            } else {
+                tracing::warn!("could not close the source cleanly: {failure}");
+            }
         }
         if let Err(failure) = self.sink.close().await {
             tracing::warn!("could not close the sink cleanly: {failure}");

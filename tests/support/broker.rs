@@ -248,6 +248,24 @@ impl Broker {
             Server::Nats(nats) => nats.restart(),
         }
     }
+
+    /// SIGSTOP: nothing is confirmed, and no connection breaks.
+    pub fn freeze(&self) {
+        match &self.server {
+            Server::Kafka(kafka) => kafka.freeze(),
+            Server::RabbitMq(rabbitmq) => rabbitmq.freeze(),
+            Server::Nats(nats) => nats.freeze(),
+        }
+    }
+
+    /// Goes on after [`Broker::freeze`].
+    pub fn thaw(&self) {
+        match &self.server {
+            Server::Kafka(kafka) => kafka.thaw(),
+            Server::RabbitMq(rabbitmq) => rabbitmq.thaw(),
+            Server::Nats(nats) => nats.thaw(),
+        }
+    }
 }
 
 /// Where walpost's default template puts rows of this type.

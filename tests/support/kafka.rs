@@ -112,8 +112,7 @@ impl Kafka {
             folder.join("data").display()
         );
         fs::write(folder.join("server.properties"), text).expect("the scratch folder is ours");
-        let mut kafka =
-            Kafka { process: None, folder, port, sasl_port, behind_port, java_options };
+        let mut kafka = Kafka { process: None, folder, port, sasl_port, behind_port, java_options };
         let mut format = kafka.java("kafka.tools.StorageTool");
         // Any 16 bytes in URL-safe base64 will do, and cost no JVM.
         format.args(["format", "-t", "d2FscG9zdC1jb250cmFjdA", "-c"]);
@@ -131,6 +130,16 @@ impl Kafka {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// Stands still; see [`Process::freeze`].
+    pub fn freeze(&self) {
+        self.process.as_ref().expect("the broker runs").freeze();
+    }
+
+    /// Goes on.
+    pub fn thaw(&self) {
+        self.process.as_ref().expect("the broker runs").thaw();
     }
 
     /// A clean shutdown.

@@ -89,21 +89,12 @@ impl Nats {
 
     /// Stands still, with its sockets open and what arrives waiting in them.
     pub fn freeze(&self) {
-        self.process.signal(Signal::SIGSTOP);
-        // The signal reaches each thread in its own time.
-        let tasks = format!("/proc/{}/task", self.process.id());
-        let frozen = eventually(Duration::from_secs(10), || {
-            std::fs::read_dir(&tasks).unwrap().flatten().all(|task| {
-                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
-                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
-            })
-        });
-        assert!(frozen, "nats-server did not stop on SIGSTOP");
+        self.process.freeze();
     }
 
     /// Goes on after [`Nats::freeze`].
     pub fn thaw(&self) {
-        self.process.signal(Signal::SIGCONT);
+        self.process.thaw();
     }
 
     /// Process id of the running server.

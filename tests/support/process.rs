@@ -157,6 +157,25 @@ impl Process {
         self.ended.get_or_insert(status);
     }
 
+    /// SIGSTOP: it stands still, with its sockets open and what arrives waiting in them.
+    pub fn freeze(&self) {
+        self.signal(Signal::SIGSTOP);
+        // The signal reaches each thread in its own time.
+        let tasks = format!("/proc/{}/task", self.id());
+        let frozen = eventually(Duration::from_secs(10), || {
+            fs::read_dir(&tasks).expect("it runs").flatten().all(|task| {
+                let stat = fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+            })
+        });
+        assert!(frozen, "a process did not stop on SIGSTOP");
+    }
+
+    /// Goes on after [`Process::freeze`].
+    pub fn thaw(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
     /// Whether it still runs.
     pub fn is_running(&mut self) -> bool {
         self.try_wait().is_none()

@@ -128,6 +128,16 @@ impl RabbitMq {
         self.server.as_ref().expect("the broker runs").id()
     }
 
+    /// Stands still; see [`Process::freeze`].
+    pub fn freeze(&self) {
+        self.server.as_ref().expect("the broker runs").freeze();
+    }
+
+    /// Goes on.
+    pub fn thaw(&self) {
+        self.server.as_ref().expect("the broker runs").thaw();
+    }
+
     pub fn port(&self) -> u16 {
         self.port
     }

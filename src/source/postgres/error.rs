@@ -18,7 +18,7 @@ pub enum PostgresError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The connection broke, or the server ended it.
-    #[error("the replication connection ended: {0}")]
+    #[error("the replication connection ended")]
     Wire(#[source] WireError),
     /// A catalog query failed.
     #[error("could not read the catalog")]

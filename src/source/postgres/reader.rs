@@ -230,9 +230,10 @@ impl Reader {
         let mut changes = Vec::new();
         loop {
             let taken = streaming.intake.take();
-            if let Some(frames) =
-                taken.map_err(|error| PostgresError::intake(error, self.settings.row_bytes_max))?
-            {
+            let arrived =
+                taken.map_err(|error| PostgresError::intake(error, self.settings.row_bytes_max))?;
+            let has_arrived = arrived.is_some();
+            if let Some(frames) = arrived {
                 self.decode(frames, streaming, &mut changes).await?;
             }
             if streaming.asked {
@@ -256,6 +257,12 @@ impl Reader {
                 if ticked {
                     self.tick(streaming).await?;
                 }
+            }
+            if has_arrived && self.decoder.in_transaction() {
+                // Handed over, so there was room. Within a transaction nothing can be
+                // acknowledged, and one may pass for longer than any patience with a broker: let
+                // go in its midst, it would begin anew each time.
+                streaming.progress_at = Instant::now();
             }
             // As above; the socket last, since under load it is always ready.
             tokio::select! {
@@ -385,6 +392,8 @@ impl Reader {
             streaming.progress = acknowledged;
             streaming.progress_at = now;
         } else if now - streaming.progress_at >= self.settings.let_go_after {
+            // Said here too: with a full ledger nobody takes the error until the broker confirms.
+            tracing::warn!("no confirm while rows wait: letting the database connection go");
             return Err(PostgresError::LetGo { after: self.settings.let_go_after });
         }
         if acknowledged > streaming.told || now - streaming.told_at >= streaming.silence_max {
