@@ -58,7 +58,9 @@ fn broken(server: &Postgres, prefix: &str) -> Broken {
     let proxy = Proxy::start_with(server.address(), Protocol::Postgres);
     let url = server.url_at(proxy.addr(), &name);
     let relay = quick_relay(&url, SINK, &name).started();
-    assert!(is_streaming(&client, &name), "{}", relay.log());
+    // The server streams a moment before the relay knows whose log it reads.
+    let knows = || relay.log().contains("streaming server=");
+    assert!(eventually(PATIENCE, knows), "{}", relay.log());
     proxy.refuse();
     proxy.cut_all(Ending::Reset);
     assert!(wait_inactive(&client, &name, PATIENCE));
@@ -93,7 +95,7 @@ fn a_publication_that_is_missing_is_named() {
 
     let mut relay = quick_relay(&server.url_for(&name), SINK, &name).started();
 
-    refuses(&mut relay, &[&format!("there is no publication {name}"), "run walpost init"]);
+    refuses(&mut relay, &[&format!("there is no publication {name}"), "walpost init creates it"]);
     assert!(confirmed(&client, &name) <= row);
 }
 
