@@ -1,4 +1,18 @@
-//! walpost: a change-data-capture relay for the transactional outbox.
+//! A change-data-capture relay for the transactional outbox.
+//!
+//! > A committed outbox row is read from the database's log, sent, and confirmed by the broker;
+//! > only then does the database hear that it may forget it.
+//!
+//! ```text
+//!  source                    relay: the one loop                          lanes
+//!  socket ▶ decode ─▶ Row ▶ ledger ▶ route ▶ encode ─▶ lane[hash(key)] ▶ batch ▶ sink.deliver
+//!    ▲                                                                                │
+//!    └── acknowledge ◀── ledger.advance ◀── ledger.settle ◀───── one Verdict each ◀────┘
+//! ```
+//!
+//! Start reading at [`run`], which is that loop; [`Ledger`] decides how far may be acknowledged;
+//! [`source::Source`] and [`sink::Sink`] are the two edges, each with its contract. The `walpost`
+//! program is a thin shell around [`config`] and `run`.
 
 mod budget;
 pub mod config;
