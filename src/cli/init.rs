@@ -185,7 +185,18 @@ impl Init<'_> {
                 count(rows)
             );
         }
-        match self.client.batch_execute(self.script.slot()).await {
+        let mut created = self.client.batch_execute(self.script.slot()).await;
+        // PostgreSQL 15 sometimes fails beside other slots that are being made ("snapshot reference
+        // is not owned by resource owner", XX000), and has made nothing then.
+        for _ in 0..3 {
+            match &created {
+                Err(error) if error.code() == Some(&SqlState::INTERNAL_ERROR) => {
+                    created = self.client.batch_execute(self.script.slot()).await;
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
+        match created {
             Ok(()) => {}
             Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
                 return Err(anyhow::anyhow!(self.blocked().await?));
