@@ -16,6 +16,20 @@ impl LogId {
     pub fn postgres(system_identifier: u64, timeline: u32) -> Self {
         Self((u128::from(system_identifier) << 32) | u128::from(timeline))
     }
+
+    /// The transactions that one MySQL server committed, of one tag or of none. Also those of a
+    /// server without GTIDs, whose transactions are numbered by file and position.
+    pub fn mysql(server_uuid: u128, tag: Option<&str>) -> Self {
+        // FNV-1a, spelt out since the value ends up in messages and must never change.
+        const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013B;
+        let bytes = tag.unwrap_or_default().bytes();
+        Self(bytes.fold(server_uuid, |log, byte| (log ^ u128::from(byte)).wrapping_mul(PRIME)))
+    }
+
+    /// The transactions that one MariaDB server committed in one replication domain.
+    pub fn mariadb(domain: u32, server: u32) -> Self {
+        Self((u128::from(domain) << 32) | u128::from(server))
+    }
 }
 
 /// Position of the transaction's commit, and ordinal in the transaction.
@@ -27,7 +41,8 @@ impl LogId {
 pub struct RowIdentity {
     /// The log; see [`LogId`].
     pub log: LogId,
-    /// PostgreSQL: LSN of the commit record. MySQL: transaction number within the log.
+    /// PostgreSQL: LSN of the commit record. MySQL and MariaDB: the number in the GTID; without
+    /// GTIDs the binlog file's number and the position in it where the transaction begins.
     pub transaction: u64,
     /// Counts the outbox rows of the transaction from 0.
     pub ordinal: u32,

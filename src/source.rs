@@ -9,6 +9,8 @@ use std::future::Future;
 use crate::failure::Failure;
 use crate::outbox::OutboxRow;
 
+#[cfg(feature = "mysql")]
+pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 
