@@ -394,7 +394,7 @@ fn an_unanswered_commit_is_settled_by_the_server() {
     // then: the row counts as committed, with a bound
     assert!(cut.fired());
     let rows = ledger.rows();
-    assert!(matches!(rows[0].1, Outcome::Committed { lsn_max } if lsn_max < u64::MAX));
+    assert!(matches!(rows[0].1, Outcome::Committed { position_max } if position_max < u64::MAX));
     assert_eq!(client.number("SELECT count(*) FROM outbox"), ledger.committed() as i64);
 }
 

@@ -38,13 +38,13 @@ fn ledger() -> Ledger {
     let ledger = Ledger::new();
     for row in 1..=3 {
         let transaction = ledger.enter(vec![written("a", row, row)]);
-        ledger.outcome(transaction, Outcome::Committed { lsn_max: row * 100 });
+        ledger.outcome(transaction, Outcome::Committed { position_max: row * 100 });
     }
     let rolled_back = ledger.enter(vec![written("a", 4, 4)]);
     ledger.outcome(rolled_back, Outcome::RolledBack);
     let undone = WrittenRow { undone: true, ..written("a", 5, 5) };
     let committed = ledger.enter(vec![undone]);
-    ledger.outcome(committed, Outcome::Committed { lsn_max: 500 });
+    ledger.outcome(committed, Outcome::Committed { position_max: 500 });
     ledger
 }
 
