@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "not every helper is used by the tests that are there today")]
 
 mod binlog_frames;
+pub mod blocking;
 pub mod broker;
 pub mod checker;
 #[allow(unused_imports, reason = "a benchmark runs no tests of its own")]

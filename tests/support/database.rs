@@ -11,7 +11,7 @@ mod postgres;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use binlog::{LEASE, create_outbox, holder, is_stored, literal};
+pub use binlog::{LEASE, create_outbox, holder, is_stored};
 
 use super::ledger::{Ledger, Outcome};
 use super::proxy::Protocol;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::{Broken, Committed, NewRow, Server, Session, bulk_number};
 use crate::support::ledger::{Ledger, Outcome, WrittenRow, hash};
-use crate::support::mysql::{Client, MySql, Version};
+use crate::support::mysql::{Client, MySql, Version, literal};
 use crate::support::process::eventually;
 use crate::support::proxy::Protocol;
 use crate::support::relay::Relay;
@@ -39,19 +39,18 @@ impl Server for MySql {
         MySql::address(self)
     }
 
-    /// In clear text, so that a proxy can follow it.
     fn url_at(&self, address: SocketAddr, database: &str) -> String {
-        format!("mysql://root@{address}/{database}?ssl-mode=DISABLED")
+        MySql::url_at(self, address, database)
     }
 
     fn client_for(&self, database: &str) -> Client {
-        Client::connect(&self.url_for(database)).expect("the server accepts connections")
+        MySql::client_for(self, database)
     }
 
     /// A relay that stopped at once has left its position there, as `initial = "skip"` puts it.
     fn empty_outbox(&self, prefix: &str) -> String {
         let name = self.fresh_database(prefix);
-        let client = Server::client_for(self, &name);
+        let client = self.client_for(&name);
         create_outbox(&client);
         let mut relay = Self::relay(&self.url_for(&name), "null://", &name).started();
         let stored = eventually(PATIENCE, || is_stored(&client, &name) || !relay.is_running());
@@ -60,9 +59,10 @@ impl Server for MySql {
         name
     }
 
+    /// In clear text, so that a proxy can follow it.
     fn relay(source: &str, sink: &str, name: &str) -> Relay {
         let lease = format!("source.lease={}ms", LEASE.as_millis());
-        Relay::new(source, sink)
+        Relay::new(&format!("{source}?ssl-mode=DISABLED"), sink)
             .table("outbox")
             .args(&["--name", name, "--set", "source.initial=skip", "--set", &lease])
     }
@@ -108,7 +108,7 @@ impl Server for MySql {
             undone: false,
         });
         let transaction = ledger.enter(entered.collect());
-        let Committed::Yes(Some(position_max)) = client.commit() else {
+        let Committed::Yes(Some(position_max)) = Session::commit(client) else {
             panic!("the server commits")
         };
         ledger.outcome(transaction, Outcome::Committed { position_max });
@@ -233,11 +233,6 @@ impl Session for Client {
         }
         Some(Outcome::Committed { position_max: log_end(self)? })
     }
-}
-
-/// Text as an SQL literal.
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }
 
 /// A UUID as sixteen bytes.
