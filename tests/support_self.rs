@@ -17,7 +17,7 @@ use crate::support::slot::{
     create_outbox, create_publication_and_slot, create_slot, drop_slot, end_of_log, parse_lsn,
     slot_state, wait_drained, wait_inactive,
 };
-use crate::support::writer::{Workload, Writing};
+use crate::support::writer::{Shape, Workload, Writing};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -387,7 +387,7 @@ fn an_unanswered_commit_is_settled_by_the_server() {
         connections: 1,
         rows_per_second: None,
         rows_per_connection: Some(20),
-        mix: vec![(crate::support::writer::Shape::OneRow, 1)],
+        mix: vec![(Shape::OneRow, 1)],
         ..Workload::new(&server.url_at(proxy.addr(), &database), "outbox")
     }
     .start();

@@ -130,7 +130,7 @@ impl BinlogFramer {
     /// `table id u48, flags u16, length u8, database, 0, length u8, table, 0, count, types,
     /// length of the metadata, metadata, …`.
     fn table_map(&mut self, body: &[u8]) {
-        let mut read = || -> Option<([u8; 6], Option<Vec<Column>>)> {
+        let read = || -> Option<([u8; 6], Option<Vec<Column>>)> {
             let id = body.get(..6)?.try_into().ok()?;
             let (database, at) = text(body, 8)?;
             let (table, at) = text(body, at)?;
@@ -196,8 +196,20 @@ fn column(kind: u8, body: &[u8], at: usize) -> Option<(Column, usize)> {
         15 => (Column::Prefixed(if little(body, at, 2)? > 255 { 2 } else { 1 }), at + 2),
         // BLOB and JSON: bytes of the length.
         252 | 245 => (Column::Prefixed(little(body, at, 1)?), at + 1),
-        // CHAR and BINARY of up to 255 bytes.
+        // CHAR and BINARY of up to 255 bytes; ENUM and SET.
         STRING if body.get(at) == Some(&STRING) => (Column::Prefixed(1), at + 2),
+        STRING => (Column::Fixed(little(body, at + 1, 1)?), at + 2),
+        // FLOAT, DOUBLE and GEOMETRY.
+        4 | 5 => (Column::Fixed(little(body, at, 1)?), at + 1),
+        255 => (Column::Prefixed(little(body, at, 1)?), at + 1),
+        // BIT: whole bytes and what is left.
+        16 => (Column::Fixed(little(body, at + 1, 1)? + usize::from(*body.get(at)? > 0)), at + 2),
+        // DECIMAL: nine digits in four bytes, on each side of the point.
+        246 => {
+            let (digits, scale) = (little(body, at, 1)?, little(body, at + 1, 1)?);
+            let side = |digits: usize| digits / 9 * 4 + (digits % 9).div_ceil(2);
+            (Column::Fixed(side(digits - scale) + side(scale)), at + 2)
+        }
         // TIMESTAMP2 and DATETIME2: digits of a second.
         17 => (Column::Fixed(4 + little(body, at, 1)?.div_ceil(2)), at + 1),
         18 => (Column::Fixed(5 + little(body, at, 1)?.div_ceil(2)), at + 1),
@@ -322,10 +334,7 @@ mod tests {
     fn a_position_that_is_written_is_feedback() {
         let mut framer = dumping();
         let sql = b"\x03UPDATE `walpost_position` SET x = 1";
-        assert_eq!(
-            events(&mut framer, Direction::ToServer, &packet(0, sql)),
-            [Event::Feedback]
-        );
+        assert_eq!(events(&mut framer, Direction::ToServer, &packet(0, sql)), [Event::Feedback]);
         assert_eq!(events(&mut framer, Direction::ToServer, &packet(0, b"\x03SELECT 1")), []);
     }
 

@@ -191,7 +191,7 @@ fn a_changed_payload_key_or_header_is_found() {
 fn rows_of_unknown_outcome_may_be_there_or_not_but_want_settling() {
     for messages in [all(), all()[..2].to_vec()] {
         let ledger = ledger();
-        ledger.outcome(2, Outcome::Unknown { xid: 9, marker: 9 });
+        ledger.outcome(2, Outcome::Unknown { number: 9, marker: 9 });
         let report = Judge::new(&ledger, messages).judge();
         assert!(report.is_clean(), "{report}");
         assert_eq!(report.unknown, 1);

@@ -11,7 +11,7 @@ mod postgres;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use binlog::{LEASE, create_outbox, holder, is_stored};
+pub use binlog::{Initial, LEASE, create_outbox, is_stored, log_end, relay_first};
 
 use super::ledger::{Ledger, Outcome};
 use super::proxy::Protocol;
@@ -56,8 +56,9 @@ pub trait Server {
     /// outbox gets to without another row.
     fn end_of_log(client: &Self::Client) -> u64;
 
-    /// Whether a relay of this name is at work.
-    fn is_held(client: &Self::Client, name: &str) -> bool;
+    /// Which relay has the position of this name, where one is at work; in words of the
+    /// database's own.
+    fn holder(client: &Self::Client, name: &str) -> Option<String>;
 
     /// Lets the server forget a relay that has ended: its position holds no log back any more.
     fn forget(client: &Self::Client, name: &str);
@@ -65,8 +66,11 @@ pub trait Server {
     /// Commits one transaction of many rows over fifty keys of its own.
     fn bulk(client: &Self::Client, ledger: &Ledger, rows: u64);
 
-    /// Ends it without a farewell, and starts it again.
+    /// Ends it without a farewell.
     fn crash(&mut self);
+
+    /// Starts it again on the same data and address.
+    fn recover(&mut self);
 }
 
 /// The connection broke or a statement failed; the open transaction is gone.
@@ -132,11 +136,7 @@ pub trait Session: Send {
 
 /// Connects; `None` when the server does not let us in now.
 pub fn connect(url: &str) -> Option<Box<dyn Session>> {
-    if url.starts_with("postgres") {
-        postgres::connect(url)
-    } else {
-        binlog::connect(url)
-    }
+    if url.starts_with("postgres") { postgres::connect(url) } else { binlog::connect(url) }
 }
 
 /// Number of a bulk and that of its first row: those of two bulks, or of a writer, never look

@@ -109,9 +109,7 @@ impl Ledger {
 
     /// How many committed rows may lie at or above a position: they are not confirmed there.
     pub fn committed_above(&self, position: u64) -> usize {
-        let above = |outcome: &Outcome| {
-            matches!(outcome, Outcome::Committed { position_max } if *position_max > position)
-        };
+        let above = |outcome: &Outcome| matches!(outcome, Outcome::Committed { position_max } if *position_max > position);
         self.rows().iter().filter(|(_, outcome)| above(outcome)).count()
     }
 

@@ -42,9 +42,7 @@ impl Stage {
         let broker = Broker::start(kind);
         broker.prepare(AGGREGATE_TYPE);
         let url = broker.url();
-        let (_, address) = url.rsplit_once("127.0.0.1:").expect("a broker is on this machine");
-        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
-        let direct = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
+        let direct = address_of(&url);
         let to_broker = Proxy::start_with(direct, kind.protocol());
         let sink = match kind {
             Kind::Kafka => url,
@@ -58,13 +56,28 @@ impl Stage {
 
     /// A relay with quick retries, by way of both proxies; not started.
     pub fn relay<S: Server>(&self, server: &S) -> Relay {
+        self.relay_into(server, &self.sink)
+    }
+
+    /// As [`Stage::relay`], with another way to the broker.
+    pub fn relay_into<S: Server>(&self, server: &S, sink: &str) -> Relay {
         let source = server.url_at(self.to_database.addr(), &self.name);
-        quick(S::relay(&source, &self.sink, &self.name))
+        quick(S::relay(&source, sink, &self.name))
     }
 
     /// As [`Stage::relay`], with another source URL of PostgreSQL.
     pub fn relay_from(&self, source: &str) -> Relay {
         quick_relay(source, &self.sink, &self.name)
+    }
+
+    /// One more proxy in front of NATS or RabbitMQ, with the sink's URL by way of it.
+    pub fn another_way(&self) -> (Proxy, String) {
+        assert!(self.kind != Kind::Kafka, "its clients go past a proxy");
+        let url = self.broker.url();
+        let direct = address_of(&url);
+        let proxy = Proxy::start_with(direct, self.kind.protocol());
+        let sink = url.replace(&direct.to_string(), &proxy.addr().to_string());
+        (proxy, sink)
     }
 
     /// A client that goes past the proxies.
@@ -121,7 +134,8 @@ impl Stage {
     }
 
     /// Lets everything arrive, stops the relay, and judges: no loss, order, and no row sent
-    /// twice. Says how many rows the database had sent more than once.
+    /// twice. Says how many rows the database had sent more than once, where it sends them in the
+    /// clear.
     pub fn finish<S: Server>(mut self, server: &S, mut relay: Relay, ledger: &Ledger) -> u64 {
         assert!(self.drains(server), "{}", relay.log());
         assert!(relay.terminate().success(), "{}", relay.log());
@@ -132,8 +146,15 @@ impl Stage {
             let publishes = self.to_broker.seen(Event::Publish);
             assert_eq!(publishes, committed, "rows were sent to NATS twice\n{}", relay.log());
         }
-        self.rows_sent() - committed
+        self.rows_sent().saturating_sub(committed)
     }
+}
+
+/// Where a broker of this URL listens.
+fn address_of(url: &str) -> SocketAddr {
+    let (_, address) = url.rsplit_once("127.0.0.1:").expect("a broker is on this machine");
+    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+    SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")))
 }
 
 /// Waits until the database was told that everything up to now is published; says whether it was

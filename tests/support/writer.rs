@@ -62,6 +62,8 @@ pub struct Workload {
     /// short ones of the others.
     pub long_transactions: Option<Duration>,
     pub aggregate_type: String,
+    /// Ids rise with each row of a connection, as a UUID of version 7 does.
+    pub rising_ids: bool,
     pub ledger: Arc<Ledger>,
 }
 
@@ -82,6 +84,7 @@ impl Workload {
             mix: MIX.to_vec(),
             long_transactions: None,
             aggregate_type: "order".to_owned(),
+            rising_ids: false,
             ledger: Arc::new(Ledger::new()),
         }
     }
@@ -361,7 +364,11 @@ impl Writer {
             let (key, seq) = &mut self.keys[key];
             *seq += 1;
             let (key, seq) = (key.clone(), *seq);
-            let id = uuid::Uuid::from_u128(self.rng.u128(..)).to_string();
+            let mut id = self.rng.u128(..);
+            if self.workload.rising_ids {
+                id = u128::from(row) << 64 | id >> 64;
+            }
+            let id = uuid::Uuid::from_u128(id).to_string();
             let event_type = ["OrderCreated", "OrderPaid", "OrderShipped"][self.rng.usize(..3)];
             let payload = serde_json::json!({
                 "key": key, "seq": seq, "tx": format!("{}-{}", self.name, begun.marker), "row": row,

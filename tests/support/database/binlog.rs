@@ -4,6 +4,7 @@
 //! Only the server itself commits here, untagged and in one domain, so that its transactions are
 //! numbered in the order of its binlog without a hole.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -59,12 +60,8 @@ impl Server for MySql {
         name
     }
 
-    /// In clear text, so that a proxy can follow it.
     fn relay(source: &str, sink: &str, name: &str) -> Relay {
-        let lease = format!("source.lease={}ms", LEASE.as_millis());
-        Relay::new(&format!("{source}?ssl-mode=DISABLED"), sink)
-            .table("outbox")
-            .args(&["--name", name, "--set", "source.initial=skip", "--set", &lease])
+        relay_first(source, sink, name, Initial::Skip)
     }
 
     fn confirmed(client: &Client, name: &str) -> u64 {
@@ -87,8 +84,13 @@ impl Server for MySql {
         end
     }
 
-    fn is_held(client: &Client, name: &str) -> bool {
-        holder(client, name).is_some()
+    /// Its lease runs.
+    fn holder(client: &Client, name: &str) -> Option<String> {
+        let held = format!(
+            "SELECT CONCAT(epoch, ' ', holder) FROM walpost_position \
+             WHERE name = '{name}' AND lease_until > NOW(6)"
+        );
+        client.try_rows(&held).ok()?.into_iter().next()?.into_iter().next()?
     }
 
     /// Nothing holds a binlog back.
@@ -116,8 +118,32 @@ impl Server for MySql {
 
     fn crash(&mut self) {
         self.kill();
+    }
+
+    fn recover(&mut self) {
         self.restart();
     }
+}
+
+/// What a first start does with the rows that it finds.
+#[derive(Debug, Clone, Copy)]
+pub enum Initial {
+    Publish,
+    Skip,
+}
+
+/// A relay of an outbox that has no position yet; not started. Its connections are in clear text,
+/// so that a proxy can follow them.
+pub fn relay_first(source: &str, sink: &str, name: &str, initial: Initial) -> Relay {
+    let initial = match initial {
+        Initial::Publish => "source.initial=publish",
+        Initial::Skip => "source.initial=skip",
+    };
+    let lease = format!("source.lease={}ms", LEASE.as_millis());
+    let name = format!("relay.name={name}");
+    let settings = [initial, &name, &lease].map(|setting| ["--set", setting]);
+    let source = format!("{source}?ssl-mode=DISABLED");
+    Relay::new(&source, sink).table("outbox").args(&settings.concat())
 }
 
 /// Inserts rows over fifty keys; answers key and payload of each and the number of the first.
@@ -164,15 +190,6 @@ pub fn is_stored(client: &Client, name: &str) -> bool {
     client.try_rows(&stored).is_ok_and(|rows| !rows.is_empty())
 }
 
-/// Who holds the lease now, where somebody does.
-pub fn holder(client: &Client, name: &str) -> Option<String> {
-    let held = format!(
-        "SELECT CONCAT(epoch, ' ', holder) FROM walpost_position \
-         WHERE name = '{name}' AND lease_until > NOW(6)"
-    );
-    client.try_rows(&held).ok()?.into_iter().next()?.into_iter().next()?
-}
-
 pub(super) fn connect(url: &str) -> Option<Box<dyn Session>> {
     Some(Box::new(Client::connect(url).ok()?))
 }
@@ -196,16 +213,18 @@ impl Session for Client {
         Session::run(self, &sql)?;
         // MySQL has no RETURNING.
         let ids: Vec<String> = rows.iter().map(|row| binary(&row.id)).collect();
-        let places: Vec<String> =
-            ids.iter().zip(0..).map(|(id, place)| format!("WHEN {id} THEN {place}")).collect();
-        let sql = format!(
-            "SELECT payload FROM {table} WHERE id IN ({}) ORDER BY CASE id {} END",
-            ids.join(", "),
-            places.join(" ")
-        );
+        let sql = format!("SELECT HEX(id), payload FROM {table} WHERE id IN ({})", ids.join(", "));
         let stored = self.try_rows(&sql).map_err(|_| Broken)?;
-        assert_eq!(stored.len(), rows.len(), "what was inserted is there");
-        Ok(stored.into_iter().map(|mut row| row.remove(0).expect("a payload")).collect())
+        let pairs = stored.into_iter().map(|mut row| {
+            let payload = row.remove(1).expect("a payload");
+            (row.remove(0).expect("an id"), payload)
+        });
+        let mut stored: HashMap<String, String> = pairs.collect();
+        let payload = |row: &NewRow| {
+            let id = row.id.replace('-', "").to_uppercase();
+            stored.remove(&id).expect("what was inserted is there")
+        };
+        Ok(rows.iter().map(payload).collect())
     }
 
     fn delete(&self, table: &str, ids: &[&str]) -> Result<(), Broken> {
@@ -241,7 +260,7 @@ fn binary(id: &str) -> String {
 }
 
 /// Behind the last transaction that the server committed.
-fn log_end(client: &Client) -> Option<u64> {
+pub fn log_end(client: &Client) -> Option<u64> {
     let value = |sql: &str| client.try_rows(sql).ok()?.into_iter().next()?.into_iter().next()?;
     let last = match value("SELECT VERSION()")?.contains("MariaDB") {
         true => domain_zero(&value("SELECT @@global.gtid_binlog_pos")?),
@@ -269,7 +288,8 @@ fn intervals(set: &str, server_uuid: &str) -> Vec<(u64, u64)> {
         if !words.next().is_some_and(|uuid| uuid.eq_ignore_ascii_case(server_uuid)) {
             continue;
         }
-        let untagged = words.take_while(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+        let untagged =
+            words.take_while(|word| word.starts_with(|first: char| first.is_ascii_digit()));
         for interval in untagged {
             let (first, last) = interval.split_once('-').unwrap_or((interval, interval));
             found.push((number(first), number(last)));

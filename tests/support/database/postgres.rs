@@ -56,8 +56,8 @@ impl Server for Postgres {
         end_of_log(client)
     }
 
-    fn is_held(client: &Client, name: &str) -> bool {
-        slot_state(client, name).is_some_and(|state| state.active_pid.is_some())
+    fn holder(client: &Client, name: &str) -> Option<String> {
+        slot_state(client, name)?.active_pid.map(|pid| pid.to_string())
     }
 
     fn forget(client: &Client, name: &str) {
@@ -95,6 +95,9 @@ impl Server for Postgres {
 
     fn crash(&mut self) {
         self.stop_immediate();
+    }
+
+    fn recover(&mut self) {
         self.restart();
     }
 }
