@@ -256,7 +256,6 @@ fn committed_rows_outlive_every_way_to_stop_a_server() {
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-13 postgres-14 postgres-16 postgres-17 postgres18`"]
 fn every_version_starts_with_logical_decoding() {
     use Version::{V13, V14, V15, V16, V17, V18};
     for (version, major) in [(V13, 13), (V14, 14), (V15, 15), (V16, 16), (V17, 17), (V18, 18)] {
