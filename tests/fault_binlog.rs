@@ -5,7 +5,7 @@
 //! Faults that PostgreSQL has too are beside PostgreSQL's: `fault_kill`, `fault_database`,
 //! `fault_connection`, `fault_stop`.
 
-mod alter;
+pub mod alter;
 mod broker;
 mod first_start;
 mod idle;

@@ -7,7 +7,7 @@ use crate::support::stage::Stage;
 
 /// Columns before and between the mapped ones, of types that are wide, narrow and odd; a mapped
 /// one that appears; mapped ones that change type and place.
-const CHANGES: [&str; 12] = [
+pub const CHANGES: [&str; 12] = [
     "ADD COLUMN first_of_all int DEFAULT 7 FIRST",
     "ADD COLUMN made datetime(6) DEFAULT CURRENT_TIMESTAMP(6) AFTER id",
     "ADD COLUMN sort enum('a','b') DEFAULT 'b', ADD COLUMN sorts set('a','b') DEFAULT 'a,b'",

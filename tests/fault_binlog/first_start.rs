@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::on_each;
 use crate::support::broker::{Broker, Kind};
 use crate::support::checker::Judge;
-use crate::support::database::{Initial, create_outbox, is_stored, relay_first};
+use crate::support::database::{Initial, create_outbox, init, is_stored, relay_first};
 use crate::support::mysql::MySql;
 use crate::support::process::eventually;
 use crate::support::proxy::{Direction, Event, Proxy};
@@ -36,6 +36,7 @@ impl New {
     fn outbox(server: &MySql, initial: Initial) -> New {
         let name = server.fresh_database("first");
         create_outbox(&server.client_for(&name));
+        init(&server.url_for(&name));
         let (broker, to_broker, sink) = Broker::start_behind_proxy(Kind::Nats);
         broker.prepare(AGGREGATE_TYPE);
         let relay = quick(relay_first(&server.url_for(&name), &sink, &name, initial));

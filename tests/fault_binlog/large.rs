@@ -41,7 +41,7 @@ fn insert_million(client: &Client, limit: &str) {
         "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
          WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {ROWS}) \
          SELECT UNHEX('00000000000040008000000000000000'), 'Order', CONCAT('k', i % 1000), \
-         'OrderCreated', JSON_OBJECT('n', i, 'digest', MD5(i), 'pad', REPEAT('x', 150)) FROM n"
+         'OrderCreated', JSON_OBJECT('n', i, 'digest', LEFT(SHA2(i, 256), 32), 'pad', REPEAT('x', 150)) FROM n"
     ));
 }
 

@@ -11,7 +11,7 @@ mod postgres;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub use binlog::{Initial, LEASE, create_outbox, is_stored, log_end, relay_first};
+pub use binlog::{Initial, LEASE, create_outbox, init, is_stored, log_end, relay_first};
 
 use super::ledger::{Ledger, Outcome};
 use super::proxy::Protocol;

@@ -6,14 +6,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use super::{Broken, Committed, NewRow, Server, Session, bulk_number};
 use crate::support::ledger::{Ledger, Outcome, WrittenRow, hash};
 use crate::support::mysql::{Client, MySql, Version, literal};
-use crate::support::process::eventually;
+use crate::support::process::{Process, eventually, scratch};
 use crate::support::proxy::Protocol;
-use crate::support::relay::Relay;
+use crate::support::relay::{Relay, program};
 use crate::support::stage::AGGREGATE_TYPE;
 
 /// How long a lease lasts in these tests: a killed relay's successor waits for its end.
@@ -53,6 +54,7 @@ impl Server for MySql {
         let name = self.fresh_database(prefix);
         let client = self.client_for(&name);
         create_outbox(&client);
+        init(&self.url_for(&name));
         let mut relay = Self::relay(&self.url_for(&name), "null://", &name).started();
         let stored = eventually(PATIENCE, || is_stored(&client, &name) || !relay.is_running());
         assert!(stored && relay.is_running(), "{}", relay.log());
@@ -88,7 +90,7 @@ impl Server for MySql {
     fn holder(client: &Client, name: &str) -> Option<String> {
         let held = format!(
             "SELECT CONCAT(epoch, ' ', holder) FROM walpost_position \
-             WHERE name = '{name}' AND lease_until > NOW(6)"
+             WHERE name = '{name}' AND lease_until > UTC_TIMESTAMP(6)"
         );
         client.try_rows(&held).ok()?.into_iter().next()?.into_iter().next()?
     }
@@ -132,8 +134,7 @@ pub enum Initial {
     Skip,
 }
 
-/// A relay of an outbox that has no position yet; not started. Its connections are in clear text,
-/// so that a proxy can follow them.
+/// A relay of an outbox that has no position yet; not started.
 pub fn relay_first(source: &str, sink: &str, name: &str, initial: Initial) -> Relay {
     let initial = match initial {
         Initial::Publish => "source.initial=publish",
@@ -142,8 +143,7 @@ pub fn relay_first(source: &str, sink: &str, name: &str, initial: Initial) -> Re
     let lease = format!("source.lease={}ms", LEASE.as_millis());
     let name = format!("relay.name={name}");
     let settings = [initial, &name, &lease].map(|setting| ["--set", setting]);
-    let source = format!("{source}?ssl-mode=DISABLED");
-    Relay::new(&source, sink).table("outbox").args(&settings.concat())
+    Relay::new(&in_the_clear(source), sink).table("outbox").args(&settings.concat())
 }
 
 /// Inserts rows over fifty keys; answers key and payload of each and the number of the first.
@@ -184,9 +184,26 @@ pub fn create_outbox(client: &Client) {
     );
 }
 
+/// What `walpost init` makes beside an outbox: the table of positions.
+pub fn init(source: &str) {
+    let log = scratch("init").join("init.log");
+    let mut command = Command::new(program());
+    command.args(["init", "--source", &in_the_clear(source), "--table", "outbox"]);
+    let mut process = Process::spawn(command, None, &log);
+    if !process.wait(PATIENCE).is_some_and(|status| status.success()) {
+        process.give_up("walpost init failed");
+    }
+}
+
+/// So that a proxy can follow it.
+fn in_the_clear(source: &str) -> String {
+    format!("{source}?ssl-mode=DISABLED")
+}
+
 /// Whether a relay of this name has stored a position.
 pub fn is_stored(client: &Client, name: &str) -> bool {
-    let stored = format!("SELECT 1 FROM walpost_position WHERE name = '{name}'");
+    let place = "gtid_set IS NOT NULL";
+    let stored = format!("SELECT 1 FROM walpost_position WHERE name = '{name}' AND {place}");
     client.try_rows(&stored).is_ok_and(|rows| !rows.is_empty())
 }
 
