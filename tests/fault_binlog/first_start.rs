@@ -1,11 +1,13 @@
 //! The first start finds a table with rows and writers at work: each row goes exactly one way.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::on_each;
 use crate::support::broker::{Broker, Kind};
 use crate::support::checker::Judge;
 use crate::support::database::{Initial, create_outbox, init, is_stored, relay_first};
+use crate::support::ledger::Ledger;
 use crate::support::mysql::MySql;
 use crate::support::process::eventually;
 use crate::support::proxy::{Direction, Event, Proxy};
@@ -24,33 +26,31 @@ const KEPT: &[(Shape, u32)] = &[
     (Shape::RolledBack, 14),
 ];
 
-/// An outbox that no relay has seen.
+/// An outbox with rows that no relay has seen.
 struct New {
     name: String,
     broker: Broker,
     to_broker: Proxy,
     relay: Relay,
+    /// Those rows.
+    before: Arc<Ledger>,
 }
 
 impl New {
     fn outbox(server: &MySql, initial: Initial) -> New {
         let name = server.fresh_database("first");
-        create_outbox(&server.client_for(&name));
-        init(&server.url_for(&name));
+        let client = server.client_for(&name);
+        create_outbox(&client);
+        let mut before = workload(server, &name);
+        before.rows_per_second = None;
+        before.rows_per_connection = Some(BEFORE / 2);
+        let before = before.start().finish();
+        init(&server.url_for(&name), &name);
+        assert!(!is_stored(&client, &name), "this is no first start");
         let (broker, to_broker, sink) = Broker::start_behind_proxy(Kind::Nats);
         broker.prepare(AGGREGATE_TYPE);
         let relay = quick(relay_first(&server.url_for(&name), &sink, &name, initial));
-        New { name, broker, to_broker, relay }
-    }
-
-    /// Ids rise, so that rows of a key stand in the table in the order in which they were written.
-    fn workload(&self, server: &MySql) -> Workload {
-        Workload {
-            aggregate_type: AGGREGATE_TYPE.to_owned(),
-            mix: KEPT.to_vec(),
-            rising_ids: true,
-            ..Workload::new(&server.url_for(&self.name), "outbox")
-        }
+        New { name, broker, to_broker, relay, before }
     }
 
     fn drains(&self, server: &MySql) -> bool {
@@ -58,15 +58,21 @@ impl New {
     }
 }
 
+/// Ids rise, so that rows of a key stand in the table in the order in which they were written.
+fn workload(server: &MySql, database: &str) -> Workload {
+    Workload {
+        aggregate_type: AGGREGATE_TYPE.to_owned(),
+        mix: KEPT.to_vec(),
+        rising_ids: true,
+        ..Workload::new(&server.url_for(database), "outbox")
+    }
+}
+
 fn publishes(server: &MySql) {
     // given rows, and writers at work
     let mut new = New::outbox(server, Initial::Publish);
-    let mut before = new.workload(server);
-    before.rows_per_second = None;
-    before.rows_per_connection = Some(BEFORE / 2);
-    let ledger = before.start().finish();
-    let mut workload = new.workload(server);
-    workload.ledger = ledger;
+    let mut workload = workload(server, &new.name);
+    workload.ledger = Arc::clone(&new.before);
     workload.rows_per_second = Some(1_000);
     let writing = workload.start();
     let ledger = writing.ledger();
@@ -94,10 +100,7 @@ fn a_first_start_publishes_each_row_once_while_writers_are_at_work() {
 fn is_killed(server: &MySql) {
     // given rows, and a broker that takes its time
     let mut new = New::outbox(server, Initial::Publish);
-    let mut before = new.workload(server);
-    before.rows_per_second = None;
-    before.rows_per_connection = Some(BEFORE / 2);
-    let ledger = before.start().finish();
+    let ledger = Arc::clone(&new.before);
     new.to_broker.delay(Direction::ToClient, Duration::from_millis(20));
     // when the relay is killed in the midst of its first start, twice
     for wanted in [200, 700] {
@@ -124,16 +127,12 @@ fn a_relay_killed_in_its_first_start_begins_it_again() {
 fn skips(server: &MySql) {
     // given rows that nobody wants
     let mut new = New::outbox(server, Initial::Skip);
-    let mut before = new.workload(server);
-    before.rows_per_second = None;
-    before.rows_per_connection = Some(BEFORE / 20);
-    assert!(before.start().finish().committed() > 0);
     // when a relay starts, and then rows are written
     new.relay.start();
     let client = server.client_for(&new.name);
     let stored = || is_stored(&client, &new.name);
     assert!(eventually(PATIENCE, stored), "{}", new.relay.log());
-    let mut workload = new.workload(server);
+    let mut workload = workload(server, &new.name);
     workload.rows_per_connection = Some(200);
     let ledger = workload.start().finish();
     // then those are published and no others
