@@ -9,6 +9,8 @@ use std::future::Future;
 use crate::failure::Failure;
 use crate::outbox::OutboxRow;
 
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod calendar;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]

@@ -7,7 +7,8 @@
 //! | `inspect`, `precondition` | what the server says about itself, and whether that will do |
 //! | `gtid` | transactions by name, and sets of them: pure |
 //! | `event`, `payload`, `statement`, `decoder` | bytes to transactions: pure |
-//! | `table_map`, `layout`, `value`, `jsonb`, `decimal`, `temporal` | bytes to rows: pure |
+//! | `cursor`, `table_map`, `layout`, `value` | bytes to rows: pure |
+//! | `charset`, `decimal`, `float`, `jsonb`, `temporal` | one kind of value each, to text: pure |
 //! | `store` | where the position is kept, and who may move it |
 //! | `session`, `reader`, `intake`, `resume` | the thread that reads, and what a new connection repeats |
 //!
@@ -15,10 +16,13 @@
 //! and authentication. The crate's own stream is not used: it inflates a compressed transaction
 //! whole, swallows one that does not inflate, and parses before the checksum was compared.
 
+mod charset;
 mod conninfo;
+mod cursor;
 mod decimal;
 mod decoder;
 mod event;
+mod float;
 mod gtid;
 pub mod inspect;
 mod jsonb;
