@@ -89,9 +89,12 @@ impl<S: Source> Relay<S> {
         // Closed inboxes are what tells the lanes that nothing more comes.
         self.lanes.clear();
         let mut outcomes = Vec::new();
+        let fence = self.fence.clone();
+        let mut halted = false;
         loop {
             // Confirms first, as in the main loop; the deadline last, since a confirm that is here
-            // counts.
+            // counts. A fence that is lowered never comes up: whoever holds the source now sends
+            // what waits here.
             tokio::select! {
                 biased;
                 count = self.outcomes.recv_many(&mut outcomes, 256) => {
@@ -105,6 +108,10 @@ impl<S: Source> Relay<S> {
                     }
                 }
                 Some(_) = self.troubles.recv() => {}
+                () = fence.lowered(), if !halted => {
+                    self.halt_lanes();
+                    halted = true;
+                }
                 () = tokio::time::sleep_until(deadline) => return false,
             }
         }

@@ -35,3 +35,4 @@ mod value;
 mod wire;
 
 pub use gtid::{Flavor, Gtid, GtidSet, ParseGtidError};
+pub use store::StoreError;
