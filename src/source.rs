@@ -62,7 +62,9 @@ pub trait Source: Send {
 
     /// Whether rows may be delivered, asked before each delivery. A source whose server does not
     /// keep a second reader away holds a lease instead, and its fence is up only while that is
-    /// surely held; it lowers the fence for good before it gives the lease back.
+    /// surely held. It goes on renewing it until it is closed, also after an error, since what
+    /// was read is still delivered then; and it lowers the fence for good before it gives the
+    /// lease back.
     fn fence(&self) -> Fence {
         Fence::open()
     }

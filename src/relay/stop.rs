@@ -67,6 +67,11 @@ impl<S: Source> Relay<S> {
                 unsettled,
                 "the time to drain is over; rows that no broker confirmed come again"
             );
+        } else if result.is_ok() && unsettled > 0 {
+            tracing::warn!(
+                unsettled,
+                "the source was lost to another relay while draining, which sends these rows"
+            );
         }
         self.report.last(unsettled);
         let summary = Summary { confirmed: self.report.confirmed_rows(), unsettled };

@@ -147,6 +147,16 @@ fn flavor_of(word: &str) -> Option<Flavor> {
     [Flavor::MySql, Flavor::MariaDb].into_iter().find(|flavor| flavor_word(*flavor) == word)
 }
 
+/// What this process is called where others are told who holds a lease.
+pub(crate) fn holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname");
+    let host = host.ok().or_else(|| std::env::var("HOSTNAME").ok()).unwrap_or_default();
+    match host.trim() {
+        "" => format!("process {}", std::process::id()),
+        host => format!("process {} on {host}", std::process::id()),
+    }
+}
+
 /// Tells this store from every other one, also from one in a process of the same number on a
 /// machine of the same name: containers are alike.
 fn nonce() -> u64 {

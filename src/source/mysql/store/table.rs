@@ -43,7 +43,7 @@ const GIVEN_UP: [u16; 3] = [1205, 1213, 1020];
 /// less time than here for the statement: one that nobody waits for any more must not be executed
 /// later, behind a newer one.
 const SESSION: [&str; 2] = [
-    "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', innodb_lock_wait_timeout = 1, \
+    "SET SESSION autocommit = 1, sql_mode = 'TRADITIONAL', innodb_lock_wait_timeout = 1, \
      lock_wait_timeout = 1",
     "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
 ];

@@ -258,13 +258,14 @@ async fn what_is_acknowledged_is_written_within_the_interval_and_many_at_once() 
     let relay = Relay::start(&Shared::default(), "a").await;
     for _ in 0..10 {
         let saves = relay.server().saves;
-        for _ in 0..1000 {
+        for _ in 0..100 {
             relay.server().foreign += 1;
-            tokio::time::sleep(ACK_INTERVAL / 1000).await;
+            // A timer's smallest step, give or take one.
+            tokio::time::sleep(SECOND / 1000).await;
         }
         tokio::time::sleep(ACK_INTERVAL + SECOND / 1000).await;
         let server = relay.server();
-        assert!(server.saves > saves && server.saves <= saves + 3, "{}", server.saves - saves);
+        assert!(server.saves > saves && server.saves <= saves + 4, "{}", server.saves - saves);
         assert!(server.position.as_ref().unwrap().position >= server.foreign);
     }
 }
@@ -285,14 +286,17 @@ async fn its_own_writes_are_no_reason_to_write() {
 
 #[tokio::test(start_paused = true)]
 async fn a_slow_write_counts_from_when_it_was_sent() {
+    // given an answer that comes five seconds after the server has extended the lease
     let relay = Relay::start(&Shared::default(), "a").await;
     relay.faults([Fault::Slow(Duration::ZERO, 5 * SECOND)]);
-    relay.server().foreign += 1;
-    // given an answer that comes five seconds after the server has extended the lease
-    tokio::time::sleep(ACK_INTERVAL).await;
-    let until = relay.server().lease_until.unwrap();
-    tokio::time::sleep(5 * SECOND + SECOND / 1000).await;
     relay.faults([Fault::Lost; 1000]);
+    relay.server().foreign += 1;
+    while relay.server().saves == 0 {
+        tokio::time::sleep(ACK_INTERVAL).await;
+    }
+    let until = relay.server().lease_until.unwrap();
+    tokio::time::sleep_until(until - 3 * SECOND).await;
+    assert!(relay.fence.is_up());
     // then the fence falls while the lease still lasts
     tokio::time::sleep_until(until - 2 * SECOND).await;
     assert!(!relay.fence.is_up());
@@ -335,9 +339,12 @@ async fn a_relay_that_was_frozen_delivers_nothing_before_it_has_renewed() {
     // given a relay that stood still for a minute, and nobody took its lease
     let relay = Relay::start(&Shared::default(), "a").await;
     tokio::time::sleep(SECOND).await;
+    relay.faults([Fault::Slow(SECOND, SECOND)]);
     tokio::time::advance(60 * SECOND).await;
     assert!(!relay.fence.is_up());
-    // then it goes on after a renewal
+    // then it goes on when a renewal is answered, and not before
+    tokio::time::sleep(SECOND + ACK_INTERVAL).await;
+    assert!(!relay.fence.is_up() && !relay.server().is_free());
     tokio::time::timeout(SECOND, relay.fence.raised()).await.unwrap();
 }
 
@@ -493,7 +500,7 @@ async fn lives(server: Shared, name: String, fences: Arc<Mutex<Vec<Fence>>>, see
 fn random_fault(random: &mut fastrand::Rng) -> Option<Fault> {
     let millis = |random: &mut fastrand::Rng, max| Duration::from_millis(random.u64(0..max));
     // Any of them now and then, and longer than a lease.
-    match random.u8(0..10) {
+    match random.u8(0..40) {
         0 => Some(Fault::Slow(millis(random, 20_000), millis(random, 20_000))),
         1 => Some(Fault::Slow(millis(random, 3000), millis(random, 3000))),
         2 => Some(Fault::Lost),
@@ -505,8 +512,8 @@ fn random_fault(random: &mut fastrand::Rng) -> Option<Fault> {
 
 #[tokio::test(start_paused = true)]
 async fn two_relays_never_deliver_at_the_same_time_whatever_happens_to_their_statements() {
-    let mut takers = 0;
-    for seed in 0..40 {
+    let (mut takers, mut worked) = (0, 0);
+    for seed in 0..20 {
         let mut random = fastrand::Rng::with_seed(seed);
         let server = Shared::default();
         let fences = Arc::new(Mutex::new(Vec::new()));
@@ -527,9 +534,9 @@ async fn two_relays_never_deliver_at_the_same_time_whatever_happens_to_their_sta
                 server.faults.extend(random_fault(&mut random));
             }
         }
-        // Faults are many, and still there was work most of the time.
-        assert!(delivering > 3000, "seed {seed}: {delivering}");
         takers += server.lock().unwrap().epoch;
+        worked += delivering;
     }
-    assert!(takers > 400, "{takers}");
+    // Faults are many, and still somebody worked most of the time.
+    assert!(takers > 200 && worked > 20 * 3000, "{takers} {worked}");
 }
