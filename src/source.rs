@@ -9,10 +9,13 @@ use std::future::Future;
 use crate::failure::Failure;
 use crate::outbox::OutboxRow;
 
+mod finding;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+
+pub use finding::{Finding, Standing};
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]
