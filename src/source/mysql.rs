@@ -8,6 +8,7 @@
 //! | `gtid` | transactions by name, and sets of them: pure |
 //! | `event`, `payload`, `statement`, `decoder` | bytes to transactions: pure |
 //! | `table_map`, `layout`, `value`, `jsonb`, `decimal`, `temporal` | bytes to rows: pure |
+//! | `snapshot` | the outbox and the binlog at one moment, for a first start |
 //! | `store` | where the position is kept, and who may move it |
 //! | `session`, `reader`, `intake`, `resume` | the thread that reads, and what a new connection repeats |
 //!
@@ -26,6 +27,7 @@ mod layout;
 mod login;
 mod payload;
 pub mod precondition;
+pub mod snapshot;
 mod sql;
 mod statement;
 mod store;
