@@ -13,6 +13,8 @@ use walpost::{Failure, FailureKind};
 
 use super::{RelayFlags, print};
 
+#[cfg(feature = "mysql")]
+mod mysql;
 mod postgres;
 
 /// How long either side may take for all its answers together.
@@ -74,7 +76,10 @@ async fn check_source(settings: &SourceSettings, outbox: &OutboxSettings) -> Vec
     let asking = async {
         match settings {
             SourceSettings::Postgres(settings) => postgres::ask(settings, outbox).await,
-            SourceSettings::MySql(_) => Err(Failure::definite("check for MySQL is not yet built")),
+            #[cfg(feature = "mysql")]
+            SourceSettings::MySql(settings) => mysql::ask(settings, outbox).await,
+            #[cfg(not(feature = "mysql"))]
+            SourceSettings::MySql(_) => Err(Failure::definite(super::WITHOUT_MYSQL)),
         }
     };
     let asking = tokio::time::timeout(ANSWER_TIMEOUT, asking);

@@ -9,13 +9,15 @@ use walpost::source::{Finding, Standing};
 
 use super::{SourceFlags, print};
 
+#[cfg(feature = "mysql")]
+mod mysql;
 mod postgres;
 mod template;
 
 /// What counting stops at: enough to decide, and quick on any table.
 const ROWS_COUNTED_MAX: i64 = 1_000_000;
 
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct InitFlags {
     #[command(flatten)]
     pub(super) source: SourceFlags,
@@ -47,7 +49,16 @@ pub(crate) async fn init(values: &Values, flags: &InitFlags) -> anyhow::Result<E
         SourceSettings::Postgres(settings) => {
             postgres::create(settings, outbox, flags, password).await?;
         }
-        SourceSettings::MySql(_) => bail!("init for MySQL is not yet built"),
+        #[cfg(feature = "mysql")]
+        SourceSettings::MySql(settings) if flags.print => {
+            mysql::print_script(&settings, &outbox, flags, password)?;
+        }
+        #[cfg(feature = "mysql")]
+        SourceSettings::MySql(settings) => {
+            mysql::create(settings, outbox, flags, password).await?;
+        }
+        #[cfg(not(feature = "mysql"))]
+        SourceSettings::MySql(_) => bail!(super::WITHOUT_MYSQL),
     }
     Ok(ExitCode::SUCCESS)
 }

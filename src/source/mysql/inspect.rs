@@ -11,7 +11,7 @@ use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Error, Row};
 
 use super::gtid::Flavor;
-use crate::config::{QualifiedName, Secret};
+use crate::config::{QualifiedName, Secret, quote_mysql_identifier};
 use crate::failure::Failure;
 
 /// Codes of "access denied" to a table or its columns, a database, and for want of a right.
@@ -292,33 +292,31 @@ pub async fn row_count(conn: &mut Conn, name: &QualifiedName, most: u64) -> Resu
     Ok(conn.query_first(query).await?.unwrap_or(0))
 }
 
-/// What our account may do with a table; asked by EXPLAIN, which needs the rights of the statement
-/// and does not run it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TableRights {
-    /// SELECT.
-    pub reads: bool,
-    /// INSERT and UPDATE.
-    pub writes: bool,
-}
-
-/// Asks what we may do with a table; `column` is one of its columns.
+/// Whether our account may read these columns of a table. Asked by EXPLAIN, which needs the rights
+/// of the statement and does not run it.
 ///
 /// # Errors
-/// The table is not there, or the connection is gone.
-pub async fn table_rights(
+/// Table or column are not there, or the connection is gone.
+pub async fn may_read(
     conn: &mut Conn,
     name: &QualifiedName,
-    column: &str,
-) -> Result<TableRights, Error> {
+    columns: &[&str],
+) -> Result<bool, Error> {
+    let columns: Vec<String> =
+        columns.iter().map(|column| quote_mysql_identifier(column)).collect();
     let table = name.quoted_mysql();
-    let column = crate::config::quote_mysql_identifier(column);
-    let reads = is_allowed(conn, format!("EXPLAIN SELECT {column} FROM {table}")).await?;
-    let update = format!("EXPLAIN UPDATE {table} SET {column} = {column} WHERE 1 = 0");
-    let insert =
-        format!("EXPLAIN INSERT INTO {table} ({column}) SELECT 1 FROM {table} WHERE 1 = 0");
-    let writes = is_allowed(conn, update).await? && is_allowed(conn, insert).await?;
-    Ok(TableRights { reads, writes })
+    is_allowed(conn, format!("EXPLAIN SELECT {} FROM {table}", columns.join(", "))).await
+}
+
+/// Whether our account may insert into a table of positions and update it.
+///
+/// # Errors
+/// As [`may_read`].
+pub async fn may_write(conn: &mut Conn, name: &QualifiedName) -> Result<bool, Error> {
+    let table = name.quoted_mysql();
+    let update = format!("EXPLAIN UPDATE {table} SET epoch = epoch WHERE 1 = 0");
+    let insert = format!("EXPLAIN INSERT INTO {table} SELECT * FROM {table} WHERE 1 = 0");
+    Ok(is_allowed(conn, update).await? && is_allowed(conn, insert).await?)
 }
 
 async fn is_allowed(conn: &mut Conn, explain: String) -> Result<bool, Error> {
@@ -488,7 +486,7 @@ pub struct GtidState {
     pub unknown: String,
 }
 
-/// Asks how the server stands to `gtid_set`.
+/// Asks how the server stands to `gtid_set` of `flavor`; `None` where that is not its own.
 ///
 /// # Errors
 /// The set is none, or the connection is gone.
@@ -496,16 +494,20 @@ pub async fn gtids(
     conn: &mut Conn,
     server: &ServerState,
     log: Option<&LogState>,
+    flavor: &str,
     gtid_set: &str,
-) -> Result<GtidState, Error> {
-    match server.flavor {
+) -> Result<Option<GtidState>, Error> {
+    let state = match server.flavor {
+        // The sets of the other kind are a syntax error here.
+        Flavor::MySql if flavor != "mysql" => return Ok(None),
+        Flavor::MariaDb if flavor != "mariadb" => return Ok(None),
         Flavor::MySql => {
             let query = "SELECT GTID_SUBTRACT(@@GLOBAL.gtid_purged, ?), \
                          GTID_SUBTRACT(?, @@GLOBAL.gtid_executed)";
             let row: Option<Row> = conn.exec_first(query, (gtid_set, gtid_set)).await?;
             // The server breaks long sets into lines.
             let set = |index| row.as_ref().and_then(|row| text(row, index)).unwrap_or_default();
-            Ok(GtidState { purged: set(0).replace('\n', ""), unknown: set(1).replace('\n', "") })
+            GtidState { purged: set(0).replace('\n', ""), unknown: set(1).replace('\n', "") }
         }
         Flavor::MariaDb => {
             // What the oldest file begins after is all that was removed. NULL without that right.
@@ -513,9 +515,10 @@ pub async fn gtids(
             let query = "SELECT BINLOG_GTID_POS(?, 4), @@GLOBAL.gtid_binlog_pos";
             let row: Option<Row> = conn.exec_first(query, (oldest,)).await?;
             let set = |index| row.as_ref().and_then(|row| text(row, index)).unwrap_or_default();
-            Ok(GtidState { purged: beyond(&set(0), gtid_set), unknown: beyond(gtid_set, &set(1)) })
+            GtidState { purged: beyond(&set(0), gtid_set), unknown: beyond(gtid_set, &set(1)) }
         }
-    }
+    };
+    Ok(Some(state))
 }
 
 /// Those GTIDs of MariaDB in `set` that `other` does not reach, by the numbers of each domain.

@@ -6,7 +6,7 @@ use crate::config::{Initial, MySqlSettings, PositionPlace, QualifiedName, quote_
 use crate::source::finding::{Finding, size};
 use crate::source::mysql::gtid::Flavor;
 use crate::source::mysql::inspect::{
-    GtidState, LogState, PlaceState, PositionState, PositionTable, ServerState, TableRights,
+    GtidState, LogState, PlaceState, PositionState, PositionTable, ServerState,
 };
 
 const NAME: &str = "position";
@@ -20,8 +20,8 @@ pub struct PositionFacts<'a> {
     pub log: Option<&'a LogState>,
     /// The table of positions and our row in it.
     pub table: &'a PositionTable,
-    /// What we may do with that table.
-    pub rights: Option<TableRights>,
+    /// Whether we may write to that table, where that was asked.
+    pub may_write: Option<bool>,
     /// How the source stands to the GTIDs of our row, where it has any.
     pub gtids: Option<&'a GtidState>,
     /// Account on the server that keeps the position: `walpost@%`.
@@ -54,7 +54,7 @@ pub fn judge_position(settings: &MySqlSettings, facts: &PositionFacts<'_>) -> Ve
         PositionTable::Empty => findings.push(judge_first_start(settings, table)),
         PositionTable::Row(row) => findings.extend(judge_row(settings, facts, table, row)),
     }
-    if facts.rights.is_some_and(|rights| !rights.writes) {
+    if facts.may_write == Some(false) {
         findings.push(denied("write to"));
     }
     findings

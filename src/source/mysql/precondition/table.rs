@@ -4,7 +4,7 @@ use super::account;
 use crate::config::{MySqlSettings, OutboxSettings, plain_mysql_identifier};
 use crate::outbox::Role;
 use crate::source::finding::{Finding, Standing, column_key};
-use crate::source::mysql::inspect::{ColumnState, ServerState, TableRights, TableState};
+use crate::source::mysql::inspect::{ColumnState, ServerState, TableState};
 
 const TEXTS: [&str; 6] = ["char", "varchar", "tinytext", "text", "mediumtext", "longtext"];
 
@@ -14,7 +14,7 @@ pub fn judge_table(
     outbox: &OutboxSettings,
     server: &ServerState,
     table: Option<&TableState>,
-    rights: Option<TableRights>,
+    may_read: Option<bool>,
 ) -> Vec<Finding> {
     let name = settings.table.plain_mysql();
     let fail = |detail: String, fix: String| vec![Finding::fail("table", detail, fix)];
@@ -43,7 +43,7 @@ pub fn judge_table(
         return fail(detail, format!("ALTER TABLE {name} ENGINE = InnoDB;"));
     }
     let mut findings = vec![Finding::ok("table", name.clone())];
-    if rights.is_some_and(|rights| !rights.reads) {
+    if may_read == Some(false) {
         findings.push(Finding::fail(
             "table",
             format!("{} may not read {name}", server.account),

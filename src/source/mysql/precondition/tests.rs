@@ -7,8 +7,7 @@ use crate::config::{Initial, OutboxSettings, POSITION_TABLE, QualifiedName, Secr
 use crate::outbox::Columns;
 use crate::source::Standing;
 use crate::source::mysql::inspect::{
-    ColumnState, GtidState, Holder, PlaceState, PositionState, PositionTable, TableRights,
-    TableState,
+    ColumnState, GtidState, Holder, PlaceState, PositionState, PositionTable, TableState,
 };
 
 fn server(flavor: Flavor) -> ServerState {
@@ -250,10 +249,9 @@ fn a_database_that_is_filtered_out_of_the_binlog_fails() {
 fn a_table_that_cannot_be_read_from_the_binlog_fails() {
     let source = server(Flavor::MySql);
     let judge = |table: Option<&TableState>| {
-        let rights = Some(TableRights { reads: true, writes: false });
-        judge_table(&settings(), &outbox(), &source, table, rights)
+        judge_table(&settings(), &outbox(), &source, table, Some(true))
     };
-    assert!(all_ok(&judge(Some(&table()))), "writing to it is no right that we need");
+    assert!(all_ok(&judge(Some(&table()))));
     assert!(wrong(&judge(None), Standing::Fail).0.contains("there is no table shop.outbox"));
 
     let view = TableState { kind: "VIEW".into(), engine: None, ..table() };
@@ -263,8 +261,7 @@ fn a_table_that_cannot_be_read_from_the_binlog_fails() {
     assert_eq!(wrong(&findings, Standing::Fail).1, "ALTER TABLE shop.outbox ENGINE = InnoDB;");
     let spelt = TableState { name: name("Outbox"), ..table() };
     assert!(wrong(&judge(Some(&spelt)), Standing::Fail).1.contains("shop.Outbox"));
-    let rights = Some(TableRights { reads: false, writes: false });
-    let findings = judge_table(&settings(), &outbox(), &source, Some(&table()), rights);
+    let findings = judge_table(&settings(), &outbox(), &source, Some(&table()), Some(false));
     let (_, fix) = wrong(&findings, Standing::Fail);
     assert_eq!(fix, "GRANT SELECT ON shop.outbox TO 'walpost'@'%';");
 }
@@ -340,10 +337,9 @@ fn log() -> LogState {
 /// The findings about a position on a server whose binlog is `log`.
 fn judged(source: &ServerState, table: &PositionTable, gtids: Option<&GtidState>) -> Vec<Finding> {
     let log = log();
-    let rights = Some(TableRights { reads: true, writes: true });
     let account = "walpost@%";
     let log = Some(&log);
-    let facts = PositionFacts { server: source, log, table, rights, gtids, account };
+    let facts = PositionFacts { server: source, log, table, may_write: Some(true), gtids, account };
     judge_position(&settings(), &facts)
 }
 
