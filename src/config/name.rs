@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_table_of_mysql_is_read_in_the_database_of_the_url_or_in_its_own() {
-        let read = |text| QualifiedName::parse_mysql(text, Some("shop"));
+        let read = |text: &str| QualifiedName::parse_mysql(text, Some("shop"));
         assert_eq!(read("outbox"), Ok(Some(name("shop", "outbox"))));
         assert_eq!(read("App.Outbox"), Ok(Some(name("App", "Outbox"))));
         assert_eq!(read("`a.b`.`c``d`"), Ok(Some(name("a.b", "c`d"))));
