@@ -29,6 +29,8 @@ pub async fn sql_client(url: &Secret) -> Result<Conn, Failure> {
     // place of the driver's own reading of the URL.
     let url = url.expose().replacen("mariadb://", "mysql://", 1);
     let options = mysql_async::Opts::from_url(&url).map_err(Failure::definite)?;
+    // By default the driver would ask the server for its socket and change over to that.
+    let options = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false);
     Conn::new(options).await.map_err(|error| match &error {
         Error::Server(server) if matches!(server.code, 1044 | 1045 | 1698) => {
             Failure::denied(error)
