@@ -12,10 +12,13 @@ use crate::outbox::OutboxRow;
 
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod calendar;
+mod finding;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+
+pub use finding::{Finding, Standing};
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]

@@ -1,6 +1,7 @@
 //! Real servers, a proxy that breaks connections, and the judge of what came out.
 #![allow(dead_code, reason = "not every helper is used by the tests that are there today")]
 
+pub mod blocking;
 pub mod broker;
 pub mod checker;
 #[allow(unused_imports, reason = "a benchmark runs no tests of its own")]
@@ -8,6 +9,7 @@ mod checker_tests;
 pub mod frames;
 pub mod kafka;
 pub mod ledger;
+pub mod mysql;
 pub mod nats;
 pub mod postgres;
 pub mod process;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::support::checker::{Judge, Kind, Published, mark};
 use crate::support::frames::{Direction, Event, Protocol};
 use crate::support::ledger::Outcome;
+use crate::support::mysql::{self, MySql};
 use crate::support::postgres::{Client, Postgres, Version};
 use crate::support::process::{Process, eventually, scratch};
 use crate::support::proxy::{Action, Ending, Point, Proxy};
@@ -441,4 +442,50 @@ fn a_relay_that_left_can_be_started_again() {
         assert!(!relay.is_running());
         assert_eq!(relay.starts(), starts);
     }
+}
+
+#[test]
+fn a_killed_mysql_or_mariadb_keeps_what_it_acknowledged_and_its_name() {
+    for version in mysql::Version::present() {
+        // given
+        let mut server = MySql::start(version);
+        let database = server.fresh_database("killed");
+        let client = server.client_for(&database);
+        client.run("CREATE TABLE t (n INT PRIMARY KEY, b BLOB); INSERT INTO t VALUES (1, 'x')");
+        let name = if version.is_mariadb() { "@@server_id" } else { "@@server_uuid" };
+        let name = |client: &mysql::Client| client.value(&format!("SELECT {name}"));
+        let before = name(&client);
+        // when
+        server.kill();
+        assert!(client.try_rows("SELECT 1").is_err(), "{version:?}: it still answers");
+        server.restart();
+        // then
+        let client = server.client_for(&database);
+        assert_eq!(client.rows("SELECT n, b FROM t"), [[Some("1".into()), Some("x".into())]]);
+        assert_eq!(name(&client), before);
+        assert_eq!(client.value("SELECT @@binlog_format").as_deref(), Some("ROW"));
+        // and it stands still and goes on when told to, and stops when asked
+        server.freeze();
+        server.thaw();
+        assert_eq!(client.number("SELECT COUNT(*) FROM t"), 1);
+        server.restart();
+        assert_eq!(server.client_for(&database).number("SELECT COUNT(*) FROM t"), 1);
+    }
+}
+
+#[test]
+fn each_mysql_has_a_name_of_its_own_though_their_data_is_a_copy() {
+    if mysql::Version::MySql97.is_left_out() {
+        return;
+    }
+    let options = [mysql::GTIDS_OFF, &["--innodb-lock-wait-timeout=7"]].concat();
+    let other = MySql::start_with(mysql::Version::MySql97, &options).client();
+    let shared = MySql::shared(mysql::Version::MySql97).client();
+    for name in ["@@server_uuid", "@@server_id"] {
+        let name = format!("SELECT {name}");
+        assert_ne!(shared.value(&name), other.value(&name));
+    }
+    assert_eq!(shared.value("SELECT @@gtid_mode").as_deref(), Some("ON"));
+    assert_eq!(other.value("SELECT @@gtid_mode").as_deref(), Some("OFF"));
+    assert_eq!(other.number("SELECT @@innodb_lock_wait_timeout"), 7);
 }

@@ -8,7 +8,7 @@ GRANT REPLICATION SLAVE ON *.* TO :'role'@:'host';
 GRANT REPLICATION CLIENT ON *.* TO :'role'@:'host';
 -- The rows that are there at a first start.
 GRANT SELECT ON :"schema".:"table" TO :'role'@:'host';
--- On MySQL that first read needs a moment without writers. MariaDB needs no lock.
-GRANT LOCK TABLES ON :"schema".* TO :'role'@:'host';
+-- On MySQL that first read needs a moment without writers. MariaDB needs no lock, and gets no right.
+GRANT LOCK TABLES ON :"lock_schema".* TO :'role'@:'host';
 -- The position.
 GRANT SELECT, INSERT, UPDATE ON :"position_schema".:"position_table" TO :'role'@:'host';

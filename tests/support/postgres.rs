@@ -10,18 +10,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, mpsc};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_postgres::{NoTls, SimpleQueryMessage};
 
+use super::blocking::{runtime, wait_for};
 use super::process::{Process, eventually, free_port, scratch, tool};
 
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// No statement of a test takes longer; a hang becomes a failure with a name.
-const STATEMENT_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A major version of PostgreSQL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -308,33 +307,6 @@ fn children(parent: u32) -> Vec<i32> {
         }
     }
     found
-}
-
-/// One runtime for all blocking clients of the test binary.
-fn runtime() -> &'static tokio::runtime::Runtime {
-    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
-    RUNTIME.get_or_init(|| {
-        tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .thread_name("test-clients")
-            .enable_all()
-            .build()
-            .expect("a runtime can be built")
-    })
-}
-
-/// Runs a future on the clients' runtime and waits for it. Unlike `block_on`, it works inside
-/// an async test too (of a multi-threaded runtime).
-fn wait_for<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> T {
-    let (sender, receiver) = mpsc::sync_channel(1);
-    let task = runtime().spawn(async move {
-        // Fails only when the waiting test has panicked.
-        drop(sender.send(future.await));
-    });
-    receiver.recv_timeout(STATEMENT_TIMEOUT).unwrap_or_else(|error| {
-        task.abort();
-        panic!("a statement did not end within {STATEMENT_TIMEOUT:?}: {error}")
-    })
 }
 
 /// A blocking connection for tests: SQL as text, values as text.
