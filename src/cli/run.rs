@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use walpost::config::{MySqlSettings, OnReject, OutboxSettings, Settings, SourceSettings};
+use walpost::config::{OnReject, Settings, SourceSettings};
+use walpost::source::mysql::MySqlSource;
 use walpost::source::postgres::PostgresSource;
-use walpost::{Backoff, Budget, Encoder, Failure, RelayOptions};
+use walpost::{Backoff, Budget, Encoder, RelayOptions};
 
 /// Relays until a signal or a definite error.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
@@ -37,21 +38,11 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
                 table = source.table.plain_mysql(),
                 "walpost starts"
             );
-            let source = start_mysql(source, settings.outbox, budget.clone())?;
+            let source = MySqlSource::start(source, settings.outbox, budget.clone())?;
             walpost::run(source, sink, encoder, budget, options, stop).await?;
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-// INTEGRATOR: replace this function by `walpost::source::mysql::MySqlSource::start`, under
-// `#[cfg(feature = "mysql")]`; without the feature the arm above says which one is missing.
-fn start_mysql(
-    _settings: MySqlSettings,
-    _outbox: OutboxSettings,
-    _budget: Budget,
-) -> Result<PostgresSource, Failure> {
-    Err(Failure::definite("the MySQL source is not yet built"))
 }
 
 fn options(settings: &Settings) -> RelayOptions {

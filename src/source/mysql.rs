@@ -116,7 +116,7 @@ impl MySqlSource {
         let fence = Fence::down();
         let keeper = Keeper::new(
             open_store(&settings, &info)?,
-            holder(),
+            store::holder(),
             settings.lease,
             settings.ack_interval,
             fence.clone(),
@@ -149,7 +149,7 @@ impl MySqlSource {
 fn open_store(settings: &MySqlSettings, info: &ConnInfo) -> Result<Store, Failure> {
     let (info, table) = match &settings.position {
         PositionPlace::File(path) => {
-            return Ok(Store::File(FileStore::new(path.clone(), &settings.name)));
+            return Ok(Store::File(FileStore::new(path, &settings.name)));
         }
         PositionPlace::Source { table } => (info.clone(), table),
         PositionPlace::Server { url, table } => {
@@ -164,12 +164,6 @@ fn open_store(settings: &MySqlSettings, info: &ConnInfo) -> Result<Store, Failur
         })
     });
     Ok(Store::Table(TableStore::new(open, &table.schema, &table.name, &settings.name)))
-}
-
-/// How others are told who holds the position.
-fn holder() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    format!("{}:{}", host.trim(), std::process::id())
 }
 
 impl Source for MySqlSource {

@@ -143,6 +143,8 @@ impl MySqlError {
             Self::Store(error) => error.kind(),
             Self::Snapshot(error) => error.kind(),
             Self::Catalog(error) => catalog_kind(error),
+            // Bytes may be damaged on their way.
+            Self::Decode { source, .. } if source.is_damage() => FailureKind::Transient,
             Self::Silent { .. } | Self::ServerIdClash { .. } => FailureKind::Transient,
             Self::Url(_)
             | Self::Precondition(_)

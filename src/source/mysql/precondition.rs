@@ -7,6 +7,7 @@
 mod position;
 mod table;
 
+pub(crate) use position::judge_place;
 pub use position::{PositionFacts, judge_position};
 pub use table::judge_table;
 

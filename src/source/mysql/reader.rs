@@ -356,6 +356,7 @@ impl Reader {
         session: &mut Session,
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), End> {
+        session.warn();
         session.must_have_gtids(decoded)?;
         self.send(decoded, session.take_received_bytes()).await
     }

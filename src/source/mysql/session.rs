@@ -9,7 +9,6 @@
 //! ```
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use super::error::MySqlError;
 use super::gtid::{Flavor, GtidSet};
 use super::initial::Initial;
 use super::inspect::{self, LogState, PlaceState, ServerState, TableState};
-use super::precondition::{judge_place, judge_log, judge_server, judge_table};
+use super::precondition::{judge_log, judge_place, judge_server, judge_table};
 use super::resume::Place;
 use super::snapshot;
 use super::sql::sql_connect;
@@ -74,6 +73,8 @@ pub(crate) struct Session {
     name: String,
     server_id: u32,
     received_bytes: usize,
+    /// Whether the warning of [`Session::warn`] was given.
+    warned: bool,
 }
 
 impl Start<'_> {
@@ -91,10 +92,10 @@ impl Start<'_> {
         let log = inspect::log(&mut sql, &server).await?;
         must_hold(judge_log(self.settings, log.as_ref()))?;
         let table = inspect::table(&mut sql, &self.settings.table).await?;
-        must_hold(judge_table(self.settings, self.outbox, table.as_ref()))?;
+        must_hold(judge_table(self.settings, self.outbox, &server, table.as_ref(), None))?;
         let Some(table) = table else { return Err(MySqlError::ReaderGone) };
         let server_uuid = server.server_uuid.clone().unwrap_or_default();
-        let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, uuid::Uuid::as_u128);
+        let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, |uuid| uuid.as_u128());
         let (place, initial) = match begin {
             Begin::First(initial) => self.begin_first(initial, sql, &server, &table, uuid).await?,
             Begin::Stored(stored) => {
@@ -122,6 +123,7 @@ impl Start<'_> {
             name: self.settings.name.clone(),
             server_id: self.settings.server_id(),
             received_bytes: 0,
+            warned: false,
         })
     }
 
@@ -244,8 +246,9 @@ impl Start<'_> {
             },
             columns: self.outbox.columns.clone(),
             server_uuid,
-            row_bytes_max: self.settings.row_bytes_max,
+            event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
             payload_bytes_max: self.settings.payload_bytes_max,
+            held_bytes_max: self.budget.bytes_max() / 2,
             budget: self.budget.clone(),
         }
     }
@@ -262,7 +265,7 @@ impl Session {
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), MySqlError> {
         self.received_bytes += event.len();
-        let result = self.decoder.event(event, decoded);
+        let result = self.decoder.event(&event, decoded);
         result.map_err(|source| self.undecodable(source))
     }
 
@@ -281,6 +284,18 @@ impl Session {
 
     fn at(&self) -> String {
         format!("{}:{}", self.decoder.file(), self.decoder.position())
+    }
+
+    /// Says once that the log holds what nobody can read as rows.
+    pub(crate) fn warn(&mut self) {
+        if !self.warned && self.decoder.ignored().statements > 0 {
+            self.warned = true;
+            tracing::warn!(
+                at = self.at(),
+                "a statement is in the binlog as text, by a session that set binlog_format: if a \
+                 trigger of it wrote to the outbox, walpost cannot see that row"
+            );
+        }
     }
 
     /// Bytes of log since the last call.

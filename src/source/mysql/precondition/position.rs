@@ -86,7 +86,7 @@ fn judge_row(
     let mut findings = Vec::new();
     match &row.place {
         None => findings.push(judge_first_start(settings, table)),
-        Some(place) => match judge_place(settings, facts, table, place) {
+        Some(place) => match judge_place(settings, facts.server, facts.log, facts.gtids, place) {
             Some(failed) => findings.push(failed),
             None => {
                 let detail = format!("{}{}", told(place), behind(facts.log, place));
@@ -107,21 +107,27 @@ fn judge_row(
     findings
 }
 
-/// Why the binlog cannot be read on from `place`; `None` where it can.
-fn judge_place(
+/// Why the binlog cannot be read on from `place`, wherever that is kept; `None` where it can.
+pub(crate) fn judge_place(
     settings: &MySqlSettings,
-    facts: &PositionFacts<'_>,
-    table: &QualifiedName,
+    server: &ServerState,
+    log: Option<&LogState>,
+    gtids: Option<&GtidState>,
     place: &PlaceState,
 ) -> Option<Finding> {
+    let remove = match &settings.position {
+        PositionPlace::Source { table } | PositionPlace::Server { table, .. } => format!(
+            "DELETE FROM {} WHERE name = {};",
+            table.plain_mysql(),
+            quote_mysql_literal(&settings.name)
+        ),
+        PositionPlace::File(path) => format!("remove {}", path.display()),
+    };
     let begin_anew = format!(
-        "publish by hand what is missing; then DELETE FROM {} WHERE name = {}; and walpost init \
-         --skip-existing",
-        table.plain_mysql(),
-        quote_mysql_literal(&settings.name)
+        "publish by hand what is missing; then {remove} and walpost init --skip-existing"
     );
     let other = format!("set source.url to the right server; or {begin_anew}");
-    let (ours, word) = match facts.server.flavor {
+    let (ours, word) = match server.flavor {
         Flavor::MySql => ("mysql", "MySQL"),
         Flavor::MariaDb => ("mariadb", "MariaDB"),
     };
@@ -129,7 +135,7 @@ fn judge_place(
         let detail = format!("it was written for {}, and this is {word}", place.flavor);
         return Some(Finding::fail(NAME, detail, other));
     }
-    if let Some(gtids) = facts.gtids.filter(|_| !place.gtid_set.is_empty()) {
+    if let Some(gtids) = gtids.filter(|_| !place.gtid_set.is_empty()) {
         if !gtids.unknown.is_empty() {
             let detail = format!(
                 "the server does not have {}, which the relay has read: it is another server, or \
@@ -144,7 +150,7 @@ fn judge_place(
         );
         return (!gtids.purged.is_empty()).then(|| Finding::fail(NAME, detail, begin_anew));
     }
-    let uuid = facts.server.server_uuid.as_deref().unwrap_or_default();
+    let uuid = server.server_uuid.as_deref().unwrap_or_default();
     if !place.server_uuid.is_empty() && !uuid.is_empty() && place.server_uuid != uuid {
         let detail = format!(
             "it is an offset in a file of server {}, and this is server {uuid}",
@@ -154,7 +160,7 @@ fn judge_place(
     }
     let is_gone = |log: &LogState| !log.files.iter().any(|(file, _)| *file == place.file);
     let detail = format!("the server has removed {}, which the relay has not read", place.file);
-    facts.log.is_some_and(is_gone).then(|| Finding::fail(NAME, detail, begin_anew))
+    log.is_some_and(is_gone).then(|| Finding::fail(NAME, detail, begin_anew))
 }
 
 /// A binlog that is removed by age is lost to a relay that stands still for as long.

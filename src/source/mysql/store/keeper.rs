@@ -156,6 +156,15 @@ impl<B: Backend> Keeper<B> {
         Ok(())
     }
 
+    /// Gives the lease back that was taken and not used.
+    ///
+    /// # Errors
+    /// Any error of the backend; the lease runs out then.
+    pub(crate) async fn give_back(mut self) -> Result<(), StoreError> {
+        self.fence.lower();
+        self.backend.release().await
+    }
+
     /// Writes and renews, until `close` is told or dropped; then writes for the last time and
     /// gives the lease back. The fence is lowered for good before this returns.
     ///
