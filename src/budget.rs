@@ -38,6 +38,11 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// The bound.
+    pub fn bytes_max(&self) -> usize {
+        self.bytes_max
+    }
+
     /// Whether nothing more should be read.
     pub fn is_full(&self) -> bool {
         self.held_bytes() >= self.bytes_max

@@ -17,6 +17,11 @@ mod run;
 
 const DEFAULT_FILE: &str = "walpost.toml";
 
+/// What a program says that cannot read the database it is given.
+#[cfg(not(feature = "mysql"))]
+const WITHOUT_MYSQL: &str =
+    "this walpost was built without MySQL and MariaDB; build it with --features mysql";
+
 const EXAMPLES: &str = "\
 Examples:
   walpost init  --source postgres://postgres@db/shop --role walpost
@@ -74,7 +79,7 @@ Example:
 
 An interrupt (SIGTERM, SIGINT) stops it cleanly; a second one at once.")]
     Run(RelayFlags),
-    /// Create what the database needs: table, publication, role, slot
+    /// Create what the database needs: table, role, and the position to read from
     ///
     /// Creates what is missing and says what is there already; nothing is dropped or changed.
     #[command(after_help = "\
@@ -82,8 +87,11 @@ Examples:
   walpost init --source postgres://postgres@db/shop
   walpost init --source postgres://postgres@db/shop --role walpost   # + WALPOST_ROLE_PASSWORD
   walpost init --print | psql --set ON_ERROR_STOP=1 shop
+  walpost init --source mysql://root@db/shop --role walpost          # + WALPOST_ROLE_PASSWORD
 
-The publication comes before the slot: a slot cannot see one that was made after it.")]
+PostgreSQL: the publication comes before the slot, which cannot see one that was made after it.
+MySQL, MariaDB: rows that the table has already are published by the first run, unless
+--skip-existing leaves them out.")]
     Init(init::InitFlags),
     /// Check every precondition once, and say how to mend each failure
     #[command(after_help = "\
@@ -97,18 +105,18 @@ Exits with 1 when anything failed.")]
 }
 
 /// Where rows come from.
-#[derive(Args)]
+#[derive(Args, Default)]
 pub(crate) struct SourceFlags {
-    /// Database: postgres://USER@HOST:PORT/DATABASE
+    /// Database: postgres://USER@HOST:PORT/DATABASE, mysql://… or mariadb://…
     #[arg(long, value_name = "URL")]
     source: Option<String>,
-    /// Replication slot [default: walpost]
+    /// Replication slot (PostgreSQL) [default: walpost]
     #[arg(long)]
     slot: Option<String>,
-    /// Publication [default: walpost]
+    /// Publication (PostgreSQL) [default: walpost]
     #[arg(long)]
     publication: Option<String>,
-    /// Outbox table [default: public.outbox]
+    /// Outbox table [default: public.outbox; MySQL: outbox in the URL's database]
     #[arg(long)]
     table: Option<String>,
 }
@@ -121,7 +129,8 @@ pub(crate) struct RelayFlags {
     /// Broker: kafka://HOST:9092, amqp://HOST, nats://HOST:4222, stdout://
     #[arg(long, value_name = "URL")]
     sink: Option<String>,
-    /// Name of this relay for logs, metrics and the broker [default: the slot]
+    /// Name of this relay for logs, metrics and the broker; MySQL: of its position [default: the
+    /// slot; MySQL: walpost]
     #[arg(long)]
     name: Option<String>,
 }

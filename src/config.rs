@@ -2,20 +2,30 @@
 //!
 //! One TOML file, `WALPOST_…` environment over it, flags over that ([`Values`]), checked into
 //! [`Settings`]: plain data that every other module takes its part of. Knows no sockets; the
-//! options of a sink are checked by [`crate::sink::open`].
+//! options of a sink are checked by [`crate::sink::open`]. What a source needs is in `source.rs`
+//! and in the file of its database.
 
 use std::time::Duration;
 
 mod error;
 mod keys;
+mod mysql;
 mod name;
+mod postgres;
 mod secret;
 mod size;
+mod source;
 mod values;
 
 pub use error::ConfigError;
-pub use name::{QualifiedName, plain_identifier, quote_identifier, quote_literal};
+pub use mysql::{Initial, MySqlSettings, POSITION_TABLE, PositionPlace};
+pub use name::{
+    QualifiedName, plain_identifier, plain_mysql_identifier, quote_identifier, quote_literal,
+    quote_mysql_identifier, quote_mysql_literal,
+};
+pub use postgres::PostgresSettings;
 pub use secret::{MASK, Secret, masked_url};
+pub use source::SourceSettings;
 pub use values::{Flag, Origin, Values};
 
 use crate::outbox::{Columns, Role};
@@ -27,7 +37,7 @@ use crate::sink::SinkConfig;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `[source]`.
-    pub source: PostgresSettings,
+    pub source: SourceSettings,
     /// `[outbox]`.
     pub outbox: OutboxSettings,
     /// `[sink]`; its options are not checked yet.
@@ -36,26 +46,6 @@ pub struct Settings {
     pub relay: RelaySettings,
     /// `[log]`.
     pub log: LogSettings,
-}
-
-/// `[source]`: a PostgreSQL database and what is read of it.
-#[derive(Debug, Clone)]
-pub struct PostgresSettings {
-    /// `postgres://…` with the password in it, where one was given.
-    pub url: Secret,
-    /// Replication slot: the lock of this source and the memory of its position.
-    pub slot: String,
-    /// Publication that holds the table.
-    pub publication: String,
-    /// The outbox table.
-    pub table: QualifiedName,
-    /// How soon the database hears of what was confirmed.
-    pub ack_interval: Duration,
-    /// Largest row in bytes; a larger one is a definite error.
-    pub row_bytes_max: usize,
-    /// How long a connection is kept without any confirm while rows wait: the server cannot shut
-    /// down while it waits for one.
-    pub let_go_after: Duration,
 }
 
 /// `[outbox]`: which column is what, and where a row goes.
@@ -90,7 +80,7 @@ pub enum OnReject {
 /// `[relay]`: bounds, order and patience.
 #[derive(Debug, Clone)]
 pub struct RelaySettings {
-    /// For logs, metrics and the broker's list of clients.
+    /// For logs, metrics and the broker's list of clients; MySQL keeps the position under it.
     pub name: String,
     /// Which rows keep their order.
     pub order: Order,
@@ -139,8 +129,6 @@ pub enum LogFormat {
     Json,
 }
 
-const HOW_SOURCE: &str = "give --source postgres://USER@HOST/DATABASE, WALPOST_SOURCE_URL, or url \
-                          in [source] of the configuration file";
 const HOW_SINK: &str = "give --sink with a URL such as kafka://HOST:9092, amqp://HOST or \
                         nats://HOST, WALPOST_SINK_URL, or url in [sink] of the configuration file";
 const GIB: u64 = 1 << 30;
@@ -157,84 +145,6 @@ impl Values {
         let relay = self.relay(&source)?;
         let sink = self.sink(&relay)?;
         Ok(Settings { source, outbox, sink, relay, log: self.log()? })
-    }
-
-    /// Checks `[source]` alone, for a verb that needs no sink.
-    ///
-    /// # Errors
-    /// As [`Values::settings`].
-    pub fn source(&self) -> Result<PostgresSettings, ConfigError> {
-        let url = self.source_url()?;
-        Ok(PostgresSettings { url, ..self.source_without_url()? })
-    }
-
-    /// As [`Values::source`], for a verb that does not connect: the URL may be missing.
-    ///
-    /// # Errors
-    /// As [`Values::settings`].
-    pub fn source_without_url(&self) -> Result<PostgresSettings, ConfigError> {
-        let table = self.required_text("source.table", "")?;
-        Ok(PostgresSettings {
-            url: Secret::new(""),
-            slot: self.slot()?,
-            publication: self.publication()?,
-            table: QualifiedName::parse(&table)
-                .map_err(|problem| self.refuse("source.table", problem))?,
-            ack_interval: self.duration("source.ack_interval", Duration::from_millis(1))?,
-            // PostgreSQL's own largest field is 1 GB.
-            row_bytes_max: self.size("source.row_bytes_max", 1024..=GIB)?,
-            let_go_after: self.duration("source.let_go_after", Duration::from_secs(1))?,
-        })
-    }
-
-    fn source_url(&self) -> Result<Secret, ConfigError> {
-        let url = self.required_text("source.url", HOW_SOURCE)?;
-        let Some(rest) =
-            url.strip_prefix("postgres://").or_else(|| url.strip_prefix("postgresql://"))
-        else {
-            let problem = if url.starts_with("mysql:") || url.starts_with("mariadb:") {
-                "MySQL and MariaDB are not yet built; the source is PostgreSQL"
-            } else {
-                "must be a URL such as postgres://USER@HOST/DATABASE"
-            };
-            return Err(self.refuse("source.url", problem));
-        };
-        let Some(password) = self.text("source.password")? else {
-            return Ok(Secret::new(url));
-        };
-        let Some((user, host)) = rest.split_once('@').filter(|(user, _)| !user.contains(':'))
-        else {
-            let problem =
-                "needs a user and no password in source.url: postgres://USER@HOST/DATABASE";
-            return Err(self.refuse("source.password", problem));
-        };
-        let encoded =
-            percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
-        Ok(Secret::new(format!("postgres://{user}:{encoded}@{host}")))
-    }
-
-    fn slot(&self) -> Result<String, ConfigError> {
-        let slot = self.required_text("source.slot", "")?;
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
-        let rule = "a slot's name is 1 to 63 of the characters a-z, 0-9 and _";
-        match slot.chars().find(|character| !u8::try_from(*character).is_ok_and(allowed)) {
-            Some(wrong) => {
-                Err(self.refuse("source.slot", format!("{rule}; \"{slot}\" has '{wrong}'")))
-            }
-            None if slot.len() > 63 => {
-                Err(self.refuse("source.slot", format!("{rule}; this one has {}", slot.len())))
-            }
-            None => Ok(slot),
-        }
-    }
-
-    fn publication(&self) -> Result<String, ConfigError> {
-        let publication = self.required_text("source.publication", "")?;
-        if publication.len() > 63 {
-            let problem = "a publication's name is at most 63 bytes";
-            return Err(self.refuse("source.publication", problem));
-        }
-        Ok(publication)
     }
 
     /// Checks `[outbox]` alone.
@@ -314,7 +224,7 @@ impl Values {
         })
     }
 
-    fn relay(&self, source: &PostgresSettings) -> Result<RelaySettings, ConfigError> {
+    fn relay(&self, source: &SourceSettings) -> Result<RelaySettings, ConfigError> {
         let count = |key: &str, range| {
             self.number(key, range).map(|number| usize::try_from(number).unwrap_or(usize::MAX))
         };
@@ -333,7 +243,12 @@ impl Values {
         };
         let retry_first = self.duration("relay.retry_first", Duration::from_millis(1))?;
         Ok(RelaySettings {
-            name: self.text("relay.name")?.unwrap_or_else(|| source.slot.clone()),
+            name: match source {
+                SourceSettings::Postgres(source) => {
+                    self.text("relay.name")?.unwrap_or_else(|| source.slot.clone())
+                }
+                SourceSettings::MySql(source) => source.name.clone(),
+            },
             order,
             pipeline_keys: self.switch("relay.pipeline_keys")?,
             lanes: count("relay.lanes", 1..=1024)?,

@@ -3,23 +3,26 @@
 //! A lane gathers what came while it was busy, delivers it, and goes by the verdicts: confirmed
 //! rows give their tickets back, the others go again in their order. It knows no position and no
 //! broker type. Nothing here waits for the relay: both its queues can hold whatever the ledger
-//! holds.
+//! holds. The one thing outside that it asks before each delivery is the fence: a relay that may
+//! not hold its source any more delivers nothing.
 
+mod halt;
 mod queue;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::failure::{Failure, FailureKind};
+use crate::fence::Fence;
 use crate::identity::RowIdentity;
 use crate::ledger::Ticket;
 use crate::message::Message;
 use crate::sink::{Limits, Sink, Verdict};
 
+pub(crate) use halt::Halt;
 pub(crate) use queue::Domain;
 use queue::{BatchBounds, Queue};
 
@@ -95,8 +98,10 @@ pub(crate) struct Lane {
     /// Has room for one message a ticket and one a lane, so that no lane ever waits for the relay.
     pub(crate) outcomes: mpsc::Sender<Outcome>,
     pub(crate) troubles: mpsc::Sender<Trouble>,
-    /// Set when the relay stops for an error: nothing more is sent.
-    pub(crate) halt: Arc<AtomicBool>,
+    /// Called when the relay stops for an error: nothing more is sent.
+    pub(crate) halt: Halt,
+    /// While it is down nothing is delivered.
+    pub(crate) fence: Fence,
 }
 
 /// A batch in the air: `domains[i]` and `rows[i]` belong to `messages[i]`.
@@ -119,14 +124,15 @@ impl Lane {
             while let Ok(envelopes) = self.inbox.try_recv() {
                 fill(&mut queue, envelopes);
             }
-            if self.halt.load(Ordering::Relaxed) {
+            if self.halt.is_called() {
                 return;
             }
             if retry_at.is_some_and(|at| at <= Instant::now()) {
                 retry_at = None;
                 queue.release();
             }
-            if queue.has_ready() {
+            let fenced = queue.has_ready() && !self.fence.is_up();
+            if queue.has_ready() && !fenced {
                 let flight = self.take(&mut queue);
                 hot.observe(&self.rules, flight.messages.len(), queue.len());
                 let results = self.sink.deliver(&flight.messages).await;
@@ -143,14 +149,17 @@ impl Lane {
             if !open && queue.is_idle() {
                 return;
             }
-            // New rows first: they may be of other keys than those that are held.
+            // A halt first: nothing else matters after it. Then new rows: they may be of other keys
+            // than those that are held.
             tokio::select! {
                 biased;
+                () = self.halt.called() => return,
                 envelopes = self.inbox.recv(), if open => match envelopes {
                     Some(envelopes) => fill(&mut queue, envelopes),
                     None => open = false,
                 },
                 () = sleep_until(retry_at), if retry_at.is_some() => {}
+                () = self.fence.raised(), if fenced => {}
             }
         }
     }

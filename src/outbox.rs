@@ -153,4 +153,24 @@ impl OutboxRow {
             extra: Vec::new(),
         }
     }
+
+    /// Puts a value where its role belongs; that of [`Role::CreatedAt`] is no text, and an extra
+    /// that there is no room for is left out.
+    pub(crate) fn set(&mut self, role: Role, value: Option<Bytes>) {
+        match role {
+            Role::Id => self.id = value,
+            Role::AggregateType => self.aggregate_type = value,
+            Role::AggregateId => self.aggregate_id = value,
+            Role::EventType => self.event_type = value,
+            Role::Payload => self.payload = value,
+            Role::Headers => self.headers = value,
+            Role::Topic => self.topic = value,
+            Role::CreatedAt => {}
+            Role::Extra(index) => {
+                if let Some(extra) = self.extra.get_mut(index) {
+                    *extra = value;
+                }
+            }
+        }
+    }
 }

@@ -17,7 +17,6 @@ mod stop;
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -28,8 +27,9 @@ use tokio::time::Instant;
 use crate::budget::Budget;
 use crate::encode::{EncodeError, Encoder};
 use crate::failure::{Failure, FailureKind};
+use crate::fence::Fence;
 use crate::identity::RowIdentity;
-use crate::lane::{Backoff, Domain, Envelope, Lane, LaneRules, Outcome, Trouble};
+use crate::lane::{Backoff, Domain, Envelope, Halt, Lane, LaneRules, Outcome, Trouble};
 use crate::ledger::Ledger;
 use crate::message::Message;
 use crate::sink::{Limits, Sink};
@@ -206,7 +206,9 @@ struct Relay<S: Source> {
     tasks: JoinSet<()>,
     outcomes: mpsc::Receiver<Outcome>,
     troubles: mpsc::Receiver<Trouble>,
-    halt: Arc<AtomicBool>,
+    halt: Halt,
+    /// The source's; lanes look at it before each delivery.
+    fence: Fence,
     phase: Phase,
     source_edge: Edge,
     sink_edge: Edge,
@@ -230,7 +232,8 @@ impl<S: Source> Relay<S> {
         };
         let (outcome_sender, outcomes) = mpsc::channel(options.rows_max + count);
         let (trouble_sender, troubles) = mpsc::channel(64);
-        let halt = Arc::new(AtomicBool::new(false));
+        let halt = Halt::default();
+        let fence = source.fence();
         let rules = LaneRules {
             limits,
             pipeline_keys: options.pipeline_keys,
@@ -247,7 +250,8 @@ impl<S: Source> Relay<S> {
                 inbox,
                 outcomes: outcome_sender.clone(),
                 troubles: trouble_sender.clone(),
-                halt: Arc::clone(&halt),
+                halt: halt.clone(),
+                fence: fence.clone(),
             };
             tasks.spawn(lane.run());
             lanes.push(sender);
@@ -267,6 +271,7 @@ impl<S: Source> Relay<S> {
             outcomes,
             troubles,
             halt,
+            fence,
             phase: Phase::Running,
             source_edge: Edge::default(),
             sink_edge: Edge::default(),
@@ -520,7 +525,7 @@ impl<S: Source> Relay<S> {
 
     /// Nothing more is sent once this is said; what is in the air may still arrive.
     fn halt_lanes(&mut self) {
-        self.halt.store(true, Ordering::Relaxed);
+        self.halt.call();
     }
 }
 

@@ -7,12 +7,26 @@ use std::fmt::Display;
 use std::future::Future;
 
 use crate::failure::Failure;
+use crate::fence::Fence;
 use crate::outbox::OutboxRow;
 
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod calendar;
+mod finding;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod pace;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod paced;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod socket;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod tls;
+
+pub use finding::{Finding, Standing};
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]
@@ -58,6 +72,15 @@ pub trait Source: Send {
     /// How many bytes of log the acknowledged position is behind the end that the database last
     /// told of, where the source knows.
     fn behind_bytes(&self) -> Option<u64>;
+
+    /// Whether rows may be delivered, asked before each delivery. A source whose server does not
+    /// keep a second reader away holds a lease instead, and its fence is up only while that is
+    /// surely held. It goes on renewing it until it is closed, also after an error, since what
+    /// was read is still delivered then; and it lowers the fence for good before it gives the
+    /// lease back.
+    fn fence(&self) -> Fence {
+        Fence::open()
+    }
 
     /// Sends the last acknowledgement, sees it arrive, and closes.
     ///

@@ -1,4 +1,5 @@
-//! The command line against a real PostgreSQL 15: `init`, `check` and `config` as a user runs them.
+//! The command line as a user runs it: `init`, `check` and `config` against a real PostgreSQL 15, and
+//! in `mysql` against MySQL and MariaDB.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,7 @@ const BIN: &str = "/usr/lib/postgresql/15/bin";
 
 mod check;
 mod init;
+mod mysql;
 
 /// A private PostgreSQL.
 struct Server {

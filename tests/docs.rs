@@ -7,6 +7,10 @@ use crate::support::process::scratch;
 
 const SOURCE: &str = "postgres://walpost@localhost/shop";
 
+/// A URL of each kind of database, and the heading of the other kind's keys.
+const SOURCES: [(&str, &str); 2] =
+    [(SOURCE, "MySQL and MariaDB"), ("mysql://walpost@localhost/shop", "PostgreSQL")];
+
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
@@ -32,16 +36,22 @@ fn printed(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
-/// Rows of the reference's tables: key, default (`None` is –), variable.
-fn reference() -> Vec<(String, Option<String>, String)> {
+/// Rows of the reference's tables: key, default (`None` is –), variable. Without those that stand
+/// under the heading `except`.
+fn reference(except: &str) -> Vec<(String, Option<String>, String)> {
     let text = read("docs/src/configuration.md");
-    let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
-    rows.map(|row| {
-        let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let default = (cells[1] != "–").then(|| cells[1].to_owned());
-        (cells[0].to_owned(), default, cells[2].to_owned())
-    })
-    .collect()
+    let (mut heading, mut rows) = ("", Vec::new());
+    for line in text.lines() {
+        if line.starts_with('#') {
+            heading = line.trim_start_matches('#').trim();
+        } else if let Some(row) = line.strip_prefix("| `").filter(|_| heading != except) {
+            let cells: Vec<&str> =
+                row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            let default = (cells[1] != "–").then(|| cells[1].to_owned());
+            rows.push((cells[0].to_owned(), default, cells[2].to_owned()));
+        }
+    }
+    rows
 }
 
 /// Dotted keys and values that `walpost config` prints.
@@ -72,43 +82,48 @@ fn book() -> Vec<PathBuf> {
 
 #[test]
 fn every_default_of_the_reference_is_the_one_that_walpost_has() {
-    // Given what walpost prints when only what it must have is set
-    let urls = [("WALPOST_SOURCE_URL", SOURCE), ("WALPOST_SINK_URL", "stdout://")];
-    let printed = effective(&printed(&config(&[], &urls)));
+    for (source, other) in SOURCES {
+        // Given what walpost prints when only what it must have is set
+        let urls = [("WALPOST_SOURCE_URL", source), ("WALPOST_SINK_URL", "stdout://")];
+        let mut printed = effective(&printed(&config(&[], &urls)));
 
-    // Then each default of the reference is there, and nothing else
-    let mut listed: Vec<(String, String)> = reference()
-        .into_iter()
-        .filter_map(|(key, default, _)| Some((key, default?)))
-        .chain([("source.url".into(), SOURCE.into()), ("sink.url".into(), "stdout://".into())])
-        .collect();
-    let mut printed = printed;
-    listed.sort();
-    printed.sort();
-    assert_eq!(listed, printed);
+        // Then each default of the reference is there, and nothing else
+        let mut listed: Vec<(String, String)> = reference(other)
+            .into_iter()
+            .filter_map(|(key, default, _)| Some((key, default?)))
+            .chain([("source.url".into(), source.into()), ("sink.url".into(), "stdout://".into())])
+            .collect();
+        listed.sort();
+        printed.sort();
+        assert_eq!(listed, printed);
+    }
 }
 
 #[test]
 fn every_key_of_the_reference_can_be_set_by_flag_and_by_its_variable() {
-    let reference = reference();
-    assert!(reference.len() > 30, "the tables are found: {reference:?}");
-    for (key, default, variable) in reference {
-        // Given a value that this key takes
-        let value = default.unwrap_or_else(|| match key.as_str() {
-            "source.url" => SOURCE.into(),
-            "sink.url" => "stdout://".into(),
-            "source.password" => "hunter2".into(),
-            _ => "some_name".into(),
-        });
-        let urls = [("WALPOST_SOURCE_URL", SOURCE), ("WALPOST_SINK_URL", "stdout://")];
-        let others: Vec<_> = urls.into_iter().filter(|(name, _)| *name != variable).collect();
+    for (source, other) in SOURCES {
+        let reference = reference(other);
+        assert!(reference.len() > 30, "the tables are found: {reference:?}");
+        for (key, default, variable) in reference {
+            // Given a value that this key takes
+            let value = default.unwrap_or_else(|| match key.as_str() {
+                "source.url" => source.into(),
+                "sink.url" => "stdout://".into(),
+                "source.password" => "hunter2".into(),
+                "source.server_id" => "4711".into(),
+                _ => "some_name".into(),
+            });
+            let urls = [("WALPOST_SOURCE_URL", source), ("WALPOST_SINK_URL", "stdout://")];
+            let others: Vec<_> = urls.into_iter().filter(|(name, _)| *name != variable).collect();
 
-        // When it is set by either way, then walpost takes it and says where it comes from
-        let setting = format!("{key}={value}");
-        let by_flag = printed(&config(&["--set", &setting], &others));
-        let by_variable = printed(&config(&[], &[&others[..], &[(&variable, &value)]].concat()));
-        assert!(by_flag.contains(&format!("# --set {key}\n")), "{key}:\n{by_flag}");
-        assert!(by_variable.contains(&format!("# {variable}\n")), "{variable}:\n{by_variable}");
+            // When it is set by either way, then walpost takes it and says where it comes from
+            let setting = format!("{key}={value}");
+            let by_flag = printed(&config(&["--set", &setting], &others));
+            let by_variable =
+                printed(&config(&[], &[&others[..], &[(&variable, &value)]].concat()));
+            assert!(by_flag.contains(&format!("# --set {key}\n")), "{key}:\n{by_flag}");
+            assert!(by_variable.contains(&format!("# {variable}\n")), "{variable}:\n{by_variable}");
+        }
     }
 }
 

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use walpost::config::{OutboxSettings, PostgresSettings, Values, masked_url};
+use walpost::config::{OutboxSettings, SourceSettings, Values, masked_url};
 use walpost::sink::{self, Sink};
-use walpost::source::postgres::inspect;
-use walpost::source::postgres::precondition::{self, Finding, Standing};
+use walpost::source::{Finding, Standing};
 use walpost::{Failure, FailureKind};
 
 use super::{RelayFlags, print};
+
+#[cfg(feature = "mysql")]
+mod mysql;
+mod postgres;
 
 /// How long either side may take for all its answers together.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -69,40 +72,23 @@ fn lines(report: &Report) -> String {
     text
 }
 
-async fn check_source(settings: &PostgresSettings, outbox: &OutboxSettings) -> Vec<Finding> {
-    let asking = tokio::time::timeout(ANSWER_TIMEOUT, ask_source(settings, outbox));
+async fn check_source(settings: &SourceSettings, outbox: &OutboxSettings) -> Vec<Finding> {
+    let asking = async {
+        match settings {
+            SourceSettings::Postgres(settings) => postgres::ask(settings, outbox).await,
+            #[cfg(feature = "mysql")]
+            SourceSettings::MySql(settings) => mysql::ask(settings, outbox).await,
+            #[cfg(not(feature = "mysql"))]
+            SourceSettings::MySql(_) => Err(Failure::definite(super::WITHOUT_MYSQL)),
+        }
+    };
+    let asking = tokio::time::timeout(ANSWER_TIMEOUT, asking);
     let failure = match asking.await {
         Ok(Ok(findings)) => return findings,
         Ok(Err(failure)) => failure,
         Err(_) => Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}")),
     };
-    vec![unreachable("source", &masked_url(settings.url.expose()), &failure)]
-}
-
-async fn ask_source(
-    settings: &PostgresSettings,
-    outbox: &OutboxSettings,
-) -> Result<Vec<Finding>, Failure> {
-    let client = inspect::sql_client(&settings.url).await?;
-    let server = inspect::server(&client).await.map_err(Failure::transient)?;
-    let mut findings = precondition::judge_server(&server);
-    if server.version < 130_000 {
-        // The catalog of an older server lacks what the other questions ask for.
-        return Ok(findings);
-    }
-    let table = inspect::table(&client, &settings.table).await.map_err(Failure::transient)?;
-    findings.extend(precondition::judge_table(settings, outbox, table.as_ref()));
-    if let Some(table) = &table {
-        let publication =
-            inspect::publication(&client, server.version, &settings.publication, table.oid)
-                .await
-                .map_err(Failure::transient)?;
-        let publication = publication.as_ref();
-        findings.extend(precondition::judge_publication(settings, outbox, table, publication));
-    }
-    let slot = inspect::slot(&client, &settings.slot).await.map_err(Failure::transient)?;
-    findings.extend(precondition::judge_slot(settings, &server, slot.as_ref()));
-    Ok(findings)
+    vec![unreachable("source", &masked_url(settings.url().expose()), &failure)]
 }
 
 async fn check_sink(sink: &dyn Sink, url: &str) -> Vec<Finding> {

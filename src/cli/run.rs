@@ -6,7 +6,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use walpost::config::{OnReject, Settings};
+use walpost::config::{OnReject, Settings, SourceSettings};
+use walpost::source::mysql::MySqlSource;
 use walpost::source::postgres::PostgresSource;
 use walpost::{Backoff, Budget, Encoder, RelayOptions};
 
@@ -16,16 +17,31 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let encoder = Encoder::new(&settings.outbox)?;
     let options = options(&settings);
     let budget = Budget::new(settings.relay.bytes_max);
-    tracing::info!(
-        version = env!("CARGO_PKG_VERSION"),
-        slot = settings.source.slot,
-        publication = settings.source.publication,
-        table = %settings.source.table,
-        "walpost starts"
-    );
     let stop = stop_signal()?;
-    let source = PostgresSource::start(settings.source, settings.outbox, budget.clone())?;
-    walpost::run(source, sink, encoder, budget, options, stop).await?;
+    match settings.source {
+        SourceSettings::Postgres(source) => {
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                slot = source.slot,
+                publication = source.publication,
+                table = %source.table,
+                "walpost starts"
+            );
+            let source = PostgresSource::start(source, settings.outbox, budget.clone())?;
+            walpost::run(source, sink, encoder, budget, options, stop).await?;
+        }
+        SourceSettings::MySql(source) => {
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                name = source.name,
+                server_id = source.server_id(),
+                table = source.table.plain_mysql(),
+                "walpost starts"
+            );
+            let source = MySqlSource::start(source, settings.outbox, budget.clone())?;
+            walpost::run(source, sink, encoder, budget, options, stop).await?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 

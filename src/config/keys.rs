@@ -2,7 +2,8 @@
 //! checking, printing and "did you mean" share.
 //!
 //! `[sink]` has further keys that only the sink knows, and `[outbox.extra_headers]` has keys that
-//! the user chooses.
+//! the user chooses. Some keys of `[source]` belong to one kind of database; where both have a
+//! key with a default of its own, it stands here twice.
 
 /// How a value is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,10 +17,30 @@ pub(crate) enum Kind {
     Size,
 }
 
+/// A kind of database, by what its settings are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Database {
+    Postgres,
+    /// MariaDB too.
+    MySql,
+}
+
+impl Database {
+    /// For people.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Postgres => "PostgreSQL",
+            Self::MySql => "MySQL or MariaDB",
+        }
+    }
+}
+
 /// A key by its dotted path.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Key {
     pub(crate) path: &'static str,
+    /// The only kind of database that has it; `None` is any.
+    pub(crate) only: Option<Database>,
     pub(crate) kind: Kind,
     /// As it would be written in the environment; `None` where it must be given, or where its
     /// absence means something.
@@ -27,22 +48,44 @@ pub(crate) struct Key {
 }
 
 const fn key(path: &'static str, kind: Kind, default: &'static str) -> Key {
-    Key { path, kind, default: Some(default) }
+    Key { path, only: None, kind, default: Some(default) }
 }
 
 const fn open(path: &'static str, kind: Kind) -> Key {
-    Key { path, kind, default: None }
+    Key { path, only: None, kind, default: None }
+}
+
+const fn of_postgres(key: Key) -> Key {
+    Key { only: Some(Database::Postgres), ..key }
+}
+
+const fn of_mysql(key: Key) -> Key {
+    Key { only: Some(Database::MySql), ..key }
+}
+
+impl Key {
+    /// Whether a source of this kind has it.
+    pub(crate) fn is_of(&self, database: Database) -> bool {
+        self.only.is_none_or(|only| only == database)
+    }
 }
 
 pub(crate) const KEYS: &[Key] = &[
     open("source.url", Kind::Secret),
     open("source.password", Kind::Secret),
-    key("source.slot", Kind::Text, "walpost"),
-    key("source.publication", Kind::Text, "walpost"),
-    key("source.table", Kind::Text, "public.outbox"),
+    of_postgres(key("source.slot", Kind::Text, "walpost")),
+    of_postgres(key("source.publication", Kind::Text, "walpost")),
+    of_postgres(key("source.table", Kind::Text, "public.outbox")),
+    of_mysql(key("source.table", Kind::Text, "outbox")),
     key("source.ack_interval", Kind::Duration, "100ms"),
     key("source.row_bytes_max", Kind::Size, "64MiB"),
-    key("source.let_go_after", Kind::Duration, "30s"),
+    of_postgres(key("source.let_go_after", Kind::Duration, "30s")),
+    of_mysql(open("source.server_id", Kind::Number)),
+    of_mysql(key("source.position", Kind::Secret, "source")),
+    of_mysql(key("source.initial", Kind::Text, "publish")),
+    of_mysql(key("source.lease", Kind::Duration, "10s")),
+    of_mysql(key("source.heartbeat", Kind::Duration, "5s")),
+    of_mysql(key("source.payload_bytes_max", Kind::Size, "256MiB")),
     key("outbox.preset", Kind::Text, "debezium"),
     key("outbox.topic", Kind::Text, "outbox.event.{aggregatetype}"),
     open("outbox.partition", Kind::Text),
@@ -83,9 +126,14 @@ pub(crate) const HEADERS_SECTION: &str = "outbox.extra_headers";
 pub(crate) const SECTIONS: [&str; 7] =
     ["source", "outbox", "outbox.columns", HEADERS_SECTION, "sink", "relay", "log"];
 
-/// The key of this path.
+/// The key of this path, of whichever database: twins are of one kind and differ in the default.
 pub(crate) fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
+}
+
+/// The key of this path as `database` has it.
+pub(crate) fn find_of(database: Database, path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.path == path && key.is_of(database))
 }
 
 /// The secret that `path` names a file of: `source.url_file` is the file of `source.url`. Of the

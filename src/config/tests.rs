@@ -30,6 +30,13 @@ fn flag(name: &str, key: &str, value: &str) -> Flag {
 const URLS: [(&str, &str); 2] =
     [("WALPOST_SOURCE", "postgres://u@h/db"), ("WALPOST_SINK", "stdout://")];
 
+fn postgres(settings: &Settings) -> &PostgresSettings {
+    match &settings.source {
+        SourceSettings::Postgres(source) => source,
+        SourceSettings::MySql(_) => panic!("it is a PostgreSQL source"),
+    }
+}
+
 fn settings_with(more: &[(&str, &str)]) -> Result<Settings, ConfigError> {
     let environment = [URLS.as_slice(), more].concat();
     Values::load(None, variables(&environment), &[])?.settings()
@@ -54,13 +61,14 @@ fn problem_of_file(name: &str, text: &str) -> String {
 fn two_urls_are_enough() {
     let settings = settings_with(&[]).unwrap();
 
-    assert_eq!(settings.source.url.expose(), "postgres://u@h/db");
-    assert_eq!(settings.source.slot, "walpost");
-    assert_eq!(settings.source.publication, "walpost");
-    assert_eq!(settings.source.table.to_string(), "public.outbox");
-    assert_eq!(settings.source.ack_interval, Duration::from_millis(100));
-    assert_eq!(settings.source.row_bytes_max, 64 << 20);
-    assert_eq!(settings.source.let_go_after, Duration::from_secs(30));
+    let source = postgres(&settings);
+    assert_eq!(source.url.expose(), "postgres://u@h/db");
+    assert_eq!(source.slot, "walpost");
+    assert_eq!(source.publication, "walpost");
+    assert_eq!(source.table.to_string(), "public.outbox");
+    assert_eq!(source.ack_interval, Duration::from_millis(100));
+    assert_eq!(source.row_bytes_max, 64 << 20);
+    assert_eq!(source.let_go_after, Duration::from_secs(30));
     assert_eq!(settings.outbox.columns, Columns::debezium());
     assert_eq!(settings.outbox.topic, "outbox.event.{aggregatetype}");
     assert_eq!(settings.sink.url, "stdout://");
@@ -96,9 +104,10 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let settings =
         Values::load(Some(&file.0), variables(&environment), &flags).unwrap().settings().unwrap();
 
-    assert_eq!(settings.source.slot, "flag");
-    assert_eq!(settings.source.publication, "environment");
-    assert_eq!(settings.source.table.to_string(), "public.file");
+    let source = postgres(&settings);
+    assert_eq!(source.slot, "flag");
+    assert_eq!(source.publication, "environment");
+    assert_eq!(source.table.to_string(), "public.file");
     assert_eq!(settings.relay.lanes, 4);
     assert_eq!(settings.relay.name, "flag", "the name follows the slot");
 }
@@ -290,7 +299,7 @@ fn a_secret_can_come_from_a_file() {
     let path = secret.0.to_str().unwrap();
 
     let settings = settings_with(&[("WALPOST_SOURCE_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(settings.source.url.expose(), "postgres://u:hunt%40r%2F2@h/db");
+    assert_eq!(settings.source.url().expose(), "postgres://u:hunt%40r%2F2@h/db");
 
     let settings = settings_with(&[("WALPOST_SINK_PASSWORD_FILE", path)]).unwrap();
     assert_eq!(settings.sink.options.get("password").unwrap().as_str(), Some("hunt@r/2"));
@@ -324,16 +333,16 @@ fn a_password_appears_neither_in_the_output_nor_in_debug_nor_in_an_error() {
     let values = Values::load(None, environment, &[]).unwrap();
     let settings = values.settings().unwrap();
 
-    assert!(settings.source.url.expose().contains("hunter2"), "it is there to be hidden");
+    assert!(settings.source.url().expose().contains("hunter2"), "it is there to be hidden");
     let shown = values.effective();
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("url = \"amqp://u:***@h\""), "{shown}");
     assert!(shown.contains("exchange = \"orders\""), "{shown}");
     assert!(!format!("{settings:?}").contains("hunter2"));
 
-    let wrong = variables(&[("WALPOST_SOURCE", "mysql://u:hunter2@h")]);
+    let wrong = variables(&[("WALPOST_SOURCE", "oracle://u:hunter2@h")]);
     let problem = Values::load(None, wrong, &[]).unwrap().settings().unwrap_err().to_string();
-    assert!(problem.contains("not yet built") && !problem.contains("hunter2"), "{problem}");
+    assert!(problem.contains("must be a URL") && !problem.contains("hunter2"), "{problem}");
 }
 
 #[test]
@@ -373,3 +382,5 @@ fn a_column_that_only_the_topic_names_is_read_from_the_table() {
          character 3"
     );
 }
+
+mod mysql;

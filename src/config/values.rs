@@ -14,7 +14,7 @@ use toml::Value;
 use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::keys::{self, HEADERS_SECTION, KEYS, Kind, OTHER_VARIABLES, SECTIONS};
+use super::keys::{self, Database, HEADERS_SECTION, KEYS, Kind, OTHER_VARIABLES, SECTIONS};
 use super::secret::{is_secret, masked_value};
 use super::size::parse_size;
 use crate::duration;
@@ -235,6 +235,24 @@ impl Values {
         Ok(())
     }
 
+    /// The kind of database that the source's URL names; without one, PostgreSQL.
+    pub(crate) fn database(&self) -> Database {
+        let url = self.entries.get("source.url").and_then(|entry| entry.value.as_str());
+        let scheme = url.and_then(|url| url.split_once(':')).map(|(scheme, _)| scheme);
+        match scheme {
+            Some("mysql" | "mariadb") => Database::MySql,
+            Some(_) | None => Database::Postgres,
+        }
+    }
+
+    /// The first key that was written down, though a source of this kind does not have it.
+    pub(crate) fn misplaced(&self) -> Option<&str> {
+        let database = self.database();
+        let misplaced =
+            |key: &&String| keys::find(key).is_some() && keys::find_of(database, key).is_none();
+        self.entries.keys().find(misplaced).map(String::as_str)
+    }
+
     /// Where the value of `key` was written.
     pub(crate) fn origin(&self, key: &str) -> Origin {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
@@ -252,8 +270,18 @@ impl Values {
             Some(other) => {
                 Err(self.refuse(key, format!("must be text in quotes, not {}", other.type_str())))
             }
-            None => Ok(keys::find(key).and_then(|key| key.default).map(str::to_owned)),
+            None => {
+                let known = keys::find_of(self.database(), key);
+                Ok(known.and_then(|key| key.default).map(str::to_owned))
+            }
         }
+    }
+
+    /// Whether there is a value or a default, of whatever type.
+    pub(crate) fn is_given(&self, key: &str) -> bool {
+        let has_default =
+            || keys::find_of(self.database(), key).is_some_and(|key| key.default.is_some());
+        self.entries.contains_key(key) || has_default()
     }
 
     /// As [`Values::text`], for what must be there and not be empty.
@@ -335,7 +363,8 @@ impl Values {
         )
     }
 
-    /// All effective settings as TOML, secrets masked, each with the place that it comes from.
+    /// All effective settings as TOML, secrets masked, each with the place that it comes from;
+    /// without the keys of the other kind of database.
     pub fn effective(&self) -> String {
         let mut lines = Vec::new();
         let mut line = |section: &str, name: &str, value: &Value, origin: Origin| {
@@ -348,7 +377,7 @@ impl Values {
             let text = text.unwrap_or_default().trim();
             lines.push((section.to_owned(), format!("{text:<44} # {origin}")));
         };
-        for key in KEYS {
+        for key in KEYS.iter().filter(|key| key.is_of(self.database())) {
             let (section, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
             let default = key.default.map(|text| as_toml(key.kind, text));
             let value = self.entries.get(key.path).map(|entry| &entry.value).or(default.as_ref());

@@ -12,7 +12,7 @@ struct Bench {
     outcomes: mpsc::Receiver<Outcome>,
     ledger: Ledger<u64>,
     lane: tokio::task::JoinHandle<()>,
-    halt: Arc<AtomicBool>,
+    halt: Halt,
 }
 
 impl Bench {
@@ -21,11 +21,15 @@ impl Bench {
     }
 
     fn with_rules(sink: ScriptedSink, change: impl FnOnce(&mut LaneRules)) -> Self {
+        Self::with_fence(sink, Fence::open(), change)
+    }
+
+    fn with_fence(sink: ScriptedSink, fence: Fence, change: impl FnOnce(&mut LaneRules)) -> Self {
         let sink = Arc::new(sink);
         let (inbox_sender, inbox) = mpsc::channel(1000);
         let (outcome_sender, outcomes) = mpsc::channel(1000);
         let (troubles, _) = mpsc::channel(1);
-        let halt = Arc::new(AtomicBool::new(false));
+        let halt = Halt::default();
         let mut rules = LaneRules {
             limits: sink.limits(),
             pipeline_keys: false,
@@ -39,7 +43,8 @@ impl Bench {
             inbox,
             outcomes: outcome_sender,
             troubles,
-            halt: Arc::clone(&halt),
+            halt: halt.clone(),
+            fence,
         };
         Self {
             sink,
@@ -251,12 +256,63 @@ async fn a_halted_lane_sends_nothing_more() {
     bench.sink.shut("a");
     bench.send(1, &["a", "a"]);
     tokio::task::yield_now().await;
-    bench.halt.store(true, Ordering::Relaxed);
+    bench.halt.call();
     bench.sink.open();
     let (position, _, sink) = bench.finish().await;
     // then what was in the air has settled, and the row behind it was not sent
     assert_eq!(position, Some(1));
     assert_eq!(sink.rows_of("a"), [1]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_fence_is_down_delivers_nothing_and_then_all_in_order() {
+    // given rows that came while the fence was down, and some time
+    let fence = Fence::down();
+    let mut bench = Bench::with_fence(ScriptedSink::new(false), fence.clone(), |_| {});
+    bench.send(1, &["a", "b", "a"]);
+    tokio::time::sleep(60 * SECOND).await;
+    bench.send(4, &["b", "a"]);
+    tokio::time::sleep(60 * SECOND).await;
+    assert!(bench.sink.batches().is_empty());
+    // when it comes up
+    fence.extend_until(Instant::now() + SECOND);
+    // then everything goes, in the order of its key
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(5));
+    assert_eq!((sink.rows_of("a"), sink.rows_of("b")), (vec![1, 3, 5], vec![2, 4]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fence_whose_time_passed_holds_back_even_what_failed_before() {
+    // given a batch that fails, and a fence that goes down before the next attempt
+    let sink = ScriptedSink::new(true);
+    sink.answer(|_| Err(Failure::transient("connection lost")));
+    let fence = Fence::down();
+    fence.extend_until(Instant::now() + SECOND / 100);
+    let mut bench = Bench::with_fence(sink, fence.clone(), |_| {});
+    bench.send(1, &["a", "a"]);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(bench.sink.batches().len(), 1);
+    // when it comes up again
+    fence.extend_until(Instant::now() + SECOND);
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(2));
+    assert_eq!(sink.rows_of("a"), [1, 2, 1, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_halt_ends_a_lane_that_waits_for_its_fence() {
+    let mut bench = Bench::with_fence(ScriptedSink::new(false), Fence::down(), |_| {});
+    bench.send(1, &["a", "b"]);
+    tokio::time::sleep(SECOND).await;
+    let halt = bench.halt.clone();
+    let ended = tokio::spawn(bench.finish());
+    tokio::time::sleep(SECOND).await;
+    assert!(!ended.is_finished());
+    halt.call();
+    let (position, _, sink) = tokio::time::timeout(SECOND, ended).await.unwrap().unwrap();
+    assert_eq!(position, None);
+    assert!(sink.batches().is_empty());
 }
 
 #[test]

@@ -67,6 +67,11 @@ impl<S: Source> Relay<S> {
                 unsettled,
                 "the time to drain is over; rows that no broker confirmed come again"
             );
+        } else if result.is_ok() && unsettled > 0 {
+            tracing::warn!(
+                unsettled,
+                "the source was lost to another relay while draining, which sends these rows"
+            );
         }
         self.report.last(unsettled);
         let summary = Summary { confirmed: self.report.confirmed_rows(), unsettled };
@@ -89,9 +94,12 @@ impl<S: Source> Relay<S> {
         // Closed inboxes are what tells the lanes that nothing more comes.
         self.lanes.clear();
         let mut outcomes = Vec::new();
+        let fence = self.fence.clone();
+        let mut halted = false;
         loop {
             // Confirms first, as in the main loop; the deadline last, since a confirm that is here
-            // counts.
+            // counts. A fence that is lowered never comes up: whoever holds the source now sends
+            // what waits here.
             tokio::select! {
                 biased;
                 count = self.outcomes.recv_many(&mut outcomes, 256) => {
@@ -105,6 +113,10 @@ impl<S: Source> Relay<S> {
                     }
                 }
                 Some(_) = self.troubles.recv() => {}
+                () = fence.lowered(), if !halted => {
+                    self.halt_lanes();
+                    halted = true;
+                }
                 () = tokio::time::sleep_until(deadline) => return false,
             }
         }

@@ -24,6 +24,7 @@ struct ScriptedSource {
     reads: Arc<Mutex<usize>>,
     /// How many acknowledgements it had when it was closed.
     closed: Arc<Mutex<Option<usize>>>,
+    fence: Fence,
 }
 
 impl Source for ScriptedSource {
@@ -46,6 +47,10 @@ impl Source for ScriptedSource {
 
     fn behind_bytes(&self) -> Option<u64> {
         None
+    }
+
+    fn fence(&self) -> Fence {
+        self.fence.clone()
     }
 
     async fn close(self) -> Result<(), Failure> {
@@ -96,6 +101,16 @@ impl Running {
         budget: Budget,
         change: impl FnOnce(&mut RelayOptions),
     ) -> Self {
+        Self::with_fence(sink, steps, budget, Fence::open(), change)
+    }
+
+    fn with_fence(
+        sink: ScriptedSink,
+        steps: impl IntoIterator<Item = Step>,
+        budget: Budget,
+        fence: Fence,
+        change: impl FnOnce(&mut RelayOptions),
+    ) -> Self {
         let sink = Arc::new(sink);
         let acknowledged = Arc::new(Mutex::default());
         let (reads, closed) = (Arc::<Mutex<usize>>::default(), Arc::default());
@@ -104,6 +119,7 @@ impl Running {
             acknowledged: Arc::clone(&acknowledged),
             reads: Arc::clone(&reads),
             closed: Arc::clone(&closed),
+            fence,
         };
         let mut options = RelayOptions::default();
         change(&mut options);
@@ -469,4 +485,58 @@ impl<const N: usize> ConcatChanges for [Vec<Change<u64>>; N] {
     fn concat_changes(self) -> Vec<Change<u64>> {
         self.into_iter().flatten().collect()
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_whose_lease_is_lost_has_nothing_more_delivered_and_no_long_end() {
+    // given rows that wait while the fence is down
+    let fence = Fence::down();
+    let lost = Failure::definite("the position belongs to another relay now");
+    let steps = [Ok(transactions(&["a", "b"], 1)), Err(lost)];
+    let budget = Budget::new(1 << 20);
+    // when the lease is lost
+    fence.lower();
+    let started = Instant::now();
+    let running = Running::with_fence(ScriptedSink::new(false), steps, budget, fence, |_| {});
+    let sink = Arc::clone(&running.sink);
+    let error = running.ended().await.unwrap_err();
+    // then the relay says so at once, and none of the rows was sent
+    assert!(matches!(error, RelayError::Source(_)), "{error}");
+    assert!(started.elapsed() < SECOND && sink.batches().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_drains_once_the_fence_is_up_again() {
+    let fence = Fence::down();
+    let steps = [Ok(transactions(&["a", "b"], 1))];
+    let budget = Budget::new(1 << 20);
+    let running =
+        Running::with_fence(ScriptedSink::new(false), steps, budget, fence.clone(), |_| {});
+    running.settle().await;
+    let raise = tokio::spawn(async move {
+        tokio::time::sleep(5 * SECOND).await;
+        fence.extend_until(Instant::now() + SECOND);
+    });
+    let summary = running.stop().await.unwrap();
+    raise.await.unwrap();
+    assert_eq!(summary, Summary { confirmed: 2, unsettled: 0 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_during_a_stop_ends_it() {
+    let fence = Fence::down();
+    let steps = [Ok(transactions(&["a", "b"], 1))];
+    let budget = Budget::new(1 << 20);
+    let running =
+        Running::with_fence(ScriptedSink::new(false), steps, budget, fence.clone(), |_| {});
+    running.settle().await;
+    let lose = tokio::spawn(async move {
+        tokio::time::sleep(5 * SECOND).await;
+        fence.lower();
+    });
+    let (sink, started) = (Arc::clone(&running.sink), Instant::now());
+    let summary = running.stop().await.unwrap();
+    lose.await.unwrap();
+    assert_eq!(summary, Summary { confirmed: 0, unsettled: 2 });
+    assert!(started.elapsed() < 6 * SECOND && sink.batches().is_empty());
 }

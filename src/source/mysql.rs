@@ -2,30 +2,46 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `conninfo`, `wire`, `login` | a connection that is logged in and may ask for the binlog |
+//! | `conninfo`, `connect`, `login`, `connection`, `wire` | a connection that is logged in |
+//! | `dump`, `intake` | a stream of the binlog: packets, each one event |
 //! | `sql` | ordinary SQL, by `mysql_async` |
 //! | `inspect`, `precondition` | what the server says about itself, and whether that will do |
 //! | `gtid` | transactions by name, and sets of them: pure |
 //! | `event`, `payload`, `statement`, `decoder` | bytes to transactions: pure |
-//! | `table_map`, `layout`, `value`, `jsonb`, `decimal`, `temporal` | bytes to rows: pure |
+//! | `cursor`, `table_map`, `layout`, `value` | bytes to rows: pure |
+//! | `charset`, `decimal`, `float`, `jsonb`, `temporal` | one kind of value each, to text: pure |
+//! | `snapshot`, `initial` | the rows from before a first start |
 //! | `store` | where the position is kept, and who may move it |
-//! | `session`, `reader`, `intake`, `resume` | the thread that reads, and what a new connection repeats |
+//! | `session`, `reader`, `resume` | the thread that reads, and what a new connection repeats |
 //!
 //! MySQL sends the binlog over a connection of its own protocol; `mysql_common` knows its packets
 //! and authentication. The crate's own stream is not used: it inflates a compressed transaction
 //! whole, swallows one that does not inflate, and parses before the checksum was compared.
 
+mod charset;
+mod connect;
+mod connection;
 mod conninfo;
+mod cursor;
 mod decimal;
 mod decoder;
+mod dump;
+mod error;
 mod event;
+mod float;
 mod gtid;
+mod initial;
 pub mod inspect;
+mod intake;
 mod jsonb;
 mod layout;
 mod login;
 mod payload;
 pub mod precondition;
+mod reader;
+mod resume;
+mod session;
+pub mod snapshot;
 mod sql;
 mod statement;
 mod store;
@@ -34,4 +50,165 @@ mod temporal;
 mod value;
 mod wire;
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+pub use super::socket::Socket;
+pub use super::tls::CertificateFileError;
+pub use connect::{ConnectError, connect};
+pub use connection::{Connection, Greeting, WireError};
+pub use conninfo::{ConnInfo, ConnInfoError, PasswordError};
+pub use decoder::DecodeError;
+pub use dump::{BinlogStream, DumpError, Sent, StreamLimits, StreamSettings};
+pub use error::MySqlError;
 pub use gtid::{Flavor, Gtid, GtidSet, ParseGtidError};
+pub use intake::Packets;
+pub use layout::{LayoutError, RowError};
+pub use login::LoginError;
+pub use resume::MySqlPosition;
+pub use sql::sql_connect;
+pub use store::StoreError;
+pub use wire::{PacketError, Row, ServerError};
+
+use super::{Change, Source};
+use crate::budget::Budget;
+use crate::config::{MySqlSettings, OutboxSettings, PositionPlace};
+use crate::failure::Failure;
+use crate::fence::Fence;
+use reader::{Batch, Command, Holding, Reader, Shared};
+use store::{FileStore, Keeper, Open, Store, TableStore};
+
+/// Batches between reader and relay. Few: each may be as large as a read, or as a row.
+const BATCHES_MAX: usize = 2;
+
+/// Longest wait for the last position to be written: the keeper's own tries and a little.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A binlog, read as outbox rows, with a position of its own.
+///
+/// Begins to take its position and to connect when it is made; the thread that reads ends when
+/// this is closed or dropped.
+pub struct MySqlSource {
+    shared: Arc<Shared>,
+    commands: mpsc::Sender<Command>,
+    batches: mpsc::Receiver<Batch>,
+    fence: Fence,
+    /// Whether the last batch was an error, after which the reader waits to be told.
+    failed: bool,
+}
+
+impl MySqlSource {
+    /// Starts to read. What is read counts against `budget` until its last slice is dropped.
+    ///
+    /// # Errors
+    /// A URL cannot be read, or no thread can be started.
+    pub fn start(
+        settings: MySqlSettings,
+        outbox: OutboxSettings,
+        budget: Budget,
+    ) -> Result<Self, Failure> {
+        let info = ConnInfo::parse(settings.url.expose()).map_err(Failure::definite)?;
+        let shared = Arc::new(Shared::default());
+        let (commands, command_receiver) = mpsc::channel(4);
+        let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
+        let fence = Fence::down();
+        let keeper = Keeper::new(
+            open_store(&settings, &info)?,
+            store::holder(),
+            settings.lease,
+            settings.ack_interval,
+            fence.clone(),
+        );
+        let reader = Reader {
+            info,
+            settings,
+            outbox,
+            budget,
+            shared: Arc::clone(&shared),
+            commands: command_receiver,
+            batches: batch_sender,
+            fence: fence.clone(),
+            initial_open: false,
+            holding: Holding::NotYet(Box::new(keeper)),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(Failure::definite)?;
+        std::thread::Builder::new()
+            .name("walpost-reader".into())
+            .spawn(move || runtime.block_on(reader.run()))
+            .map_err(Failure::definite)?;
+        Ok(Self { shared, commands, batches, fence, failed: false })
+    }
+}
+
+/// Where the position is kept; connects to nothing yet.
+fn open_store(settings: &MySqlSettings, info: &ConnInfo) -> Result<Store, Failure> {
+    let (info, table) = match &settings.position {
+        PositionPlace::File(path) => {
+            return Ok(Store::File(FileStore::new(path, &settings.name)));
+        }
+        PositionPlace::Source { table } => (info.clone(), table),
+        PositionPlace::Server { url, table } => {
+            (ConnInfo::parse(url.expose()).map_err(Failure::definite)?, table)
+        }
+    };
+    let open: Open = Box::new(move || {
+        let info = info.clone();
+        Box::pin(async move {
+            let connected = sql::sql_connect(&info).await;
+            connected.map_err(|error| Failure::new(error.kind(), error))
+        })
+    });
+    Ok(Store::Table(TableStore::new(open, &table.schema, &table.name, &settings.name)))
+}
+
+impl Source for MySqlSource {
+    type Position = MySqlPosition;
+
+    async fn next(&mut self, changes: &mut Vec<Change<MySqlPosition>>) -> Result<(), Failure> {
+        if self.failed {
+            // Never full: an error is answered by one command, and taken before the next.
+            drop(self.commands.try_send(Command::Connect));
+            self.failed = false;
+        }
+        match self.batches.recv().await {
+            Some(Ok(mut batch)) => {
+                changes.append(&mut batch);
+                Ok(())
+            }
+            Some(Err(error)) => {
+                self.failed = true;
+                Err(error.into())
+            }
+            None => Err(MySqlError::ReaderGone.into()),
+        }
+    }
+
+    fn acknowledge(&mut self, position: MySqlPosition) {
+        self.shared.acknowledge(&position);
+    }
+
+    fn behind_bytes(&self) -> Option<u64> {
+        self.shared.behind_bytes()
+    }
+
+    fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    async fn close(self) -> Result<(), Failure> {
+        let (reply, answer) = oneshot::channel();
+        if self.commands.send(Command::Close(reply)).await.is_err() {
+            return Err(MySqlError::ReaderGone.into());
+        }
+        match tokio::time::timeout(CLOSE_TIMEOUT, answer).await {
+            Ok(Ok(result)) => result.map_err(Failure::from),
+            Ok(Err(_)) => Err(MySqlError::ReaderGone.into()),
+            Err(_) => Err(Failure::transient("the last position could not be written in time")),
+        }
+    }
+}

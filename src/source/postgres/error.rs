@@ -6,9 +6,9 @@ use super::connect::ConnectError;
 use super::decoder::DecodeError;
 use super::intake::IntakeError;
 use super::lsn::Lsn;
-use super::precondition::Finding;
 use super::wire::{ServerError, WireError};
 use crate::failure::{Failure, FailureKind};
+use crate::source::Finding;
 
 /// See the module. The text names the object, and for a definite error the remedy.
 #[derive(Debug, thiserror::Error)]

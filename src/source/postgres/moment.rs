@@ -1,6 +1,6 @@
 //! Timestamps and dates: wire forms to microseconds since 1970, and those to RFC 3339.
 //!
-//! Owns the calendar. Only years 1 to 9999 can be told by RFC 3339 in the way that PostgreSQL
+//! Only years 1 to 9999 can be told by RFC 3339 in the way that PostgreSQL
 //! counts them; what lies outside, and infinity, is an error in both wire forms alike.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
@@ -8,6 +8,7 @@
 use bytes::{BufMut, BytesMut};
 
 use super::pgoutput::EPOCH_MICROS;
+use crate::source::calendar::{civil_from_days, days_from_civil};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// 0001-01-01 and 10000-01-01.
@@ -195,29 +196,6 @@ fn padded(number: i64, width: usize, out: &mut BytesMut) {
     out.put_slice(digits);
 }
 
-/// Days from 1970-01-01 to a date of the proleptic Gregorian calendar. The year is taken to
-/// begin in March, so that the leap day is its last; eras have 400 years of 146,097 days.
-fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let of_era = year.rem_euclid(400);
-    let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468
-}
-
-/// The reverse of [`days_from_civil`]: year, month, day.
-fn civil_from_days(days: i64) -> (i64, i64, i64) {
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let from_march = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
-    (era * 400 + year + i64::from(month <= 2), month, day)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -229,11 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn every_day_of_the_range_reads_back() {
-        for day in (FIRST_MICROS / DAY_MICROS)..(END_MICROS / DAY_MICROS) {
-            let (year, month, date) = civil_from_days(day);
-            assert_eq!(days_from_civil(year, month, date), day);
-        }
+    fn the_range_begins_with_the_year_1_and_ends_with_9999() {
         assert_eq!(civil_from_days(FIRST_MICROS / DAY_MICROS), (1, 1, 1));
         assert_eq!(civil_from_days(END_MICROS / DAY_MICROS - 1), (9999, 12, 31));
     }

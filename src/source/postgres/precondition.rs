@@ -3,57 +3,12 @@
 //! Pure: judges the answers of `inspect.rs` and asks nothing itself. `check` prints the findings;
 //! the source refuses to start on the first failed one.
 
-use serde::Serialize;
-
 use super::inspect::{ColumnState, PublicationState, ServerState, SlotState, TableState};
 use crate::config::{
     OutboxSettings, PostgresSettings, plain_identifier, quote_identifier, quote_literal,
 };
 use crate::outbox::Role;
-
-/// How a precondition stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Standing {
-    /// It holds.
-    Ok,
-    /// It holds, but someone should look.
-    Warn,
-    /// It does not hold; walpost cannot work.
-    Fail,
-}
-
-/// One precondition and how it stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    /// Which precondition: `wal_level`, `publication`.
-    pub name: &'static str,
-    /// How it stands.
-    pub standing: Standing,
-    /// What was found, one sentence.
-    pub detail: String,
-    /// What to do about it, SQL where SQL does it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub fix: Option<String>,
-}
-
-impl Finding {
-    /// A precondition that holds.
-    pub fn ok(name: &'static str, detail: impl Into<String>) -> Self {
-        Self { name, standing: Standing::Ok, detail: detail.into(), fix: None }
-    }
-
-    /// A precondition that holds for now.
-    pub fn warn(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        let fix = Some(fix.into()).filter(|fix| !fix.is_empty());
-        Self { name, standing: Standing::Warn, detail: detail.into(), fix }
-    }
-
-    /// A precondition that does not hold.
-    pub fn fail(name: &'static str, detail: impl Into<String>, fix: impl Into<String>) -> Self {
-        Self { name, standing: Standing::Fail, detail: detail.into(), fix: Some(fix.into()) }
-    }
-}
+use crate::source::finding::{Finding, Standing, column_key, size};
 
 /// Judges the server and our role on it.
 pub fn judge_server(server: &ServerState) -> Vec<Finding> {
@@ -173,21 +128,6 @@ fn wanted_types(role: Role, partition: Option<usize>) -> Option<&'static [&'stat
         | Role::EventType
         | Role::Topic
         | Role::Extra(_) => None,
-    }
-}
-
-/// Where a person changes the mapping of a role.
-fn column_key(role: Role) -> &'static str {
-    match role {
-        Role::Id => "outbox.columns.id",
-        Role::AggregateType => "outbox.columns.aggregate_type",
-        Role::AggregateId => "outbox.columns.aggregate_id",
-        Role::EventType => "outbox.columns.type",
-        Role::Payload => "outbox.columns.payload",
-        Role::Headers => "outbox.columns.headers",
-        Role::Topic => "outbox.columns.topic",
-        Role::CreatedAt => "outbox.columns.created_at",
-        Role::Extra(_) => "the topic template, outbox.extra_headers or outbox.partition",
     }
 }
 
@@ -317,7 +257,7 @@ pub fn judge_slot(
     }
     let mut findings = Vec::new();
     let lag = slot.lag_bytes.unwrap_or(0);
-    findings.push(Finding::ok("slot", format!("{name} is {} behind", bytes(lag))));
+    findings.push(Finding::ok("slot", format!("{name} is {} behind", size(lag))));
     if slot.temporary {
         let detail = format!("{name} is temporary: it ends with the connection that made it");
         findings.push(fail(detail, "set source.slot to another name, then walpost init".into()));
@@ -342,25 +282,13 @@ fn judge_room(server: &ServerState, slot: &SlotState) -> Finding {
     }
     let limit = server.slot_wal_keep_megabytes_max.saturating_mul(1 << 20);
     let safe = slot.safe_wal_bytes.unwrap_or(limit);
-    let detail =
-        format!("{} of log until the slot is lost, of {}", bytes(safe.max(0)), bytes(limit));
+    let detail = format!("{} of log until the slot is lost, of {}", size(safe.max(0)), size(limit));
     if slot.wal_status.as_deref() == Some("unreserved") || safe < limit / 4 {
         let fix = "let the relay catch up, or ALTER SYSTEM SET max_slot_wal_keep_size to more and \
                    SELECT pg_reload_conf();";
         return Finding::warn(NAME, detail, fix);
     }
     Finding::ok(NAME, detail)
-}
-
-fn bytes(count: i64) -> String {
-    const UNITS: [(&str, i64); 3] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    for (unit, size) in UNITS {
-        if count >= size {
-            let tenths = count / (size / 10).max(1);
-            return format!("{}.{} {unit}", tenths / 10, tenths % 10);
-        }
-    }
-    format!("{count} bytes")
 }
 
 /// `ALTER ROLE` for a role that lacks what a relay needs.

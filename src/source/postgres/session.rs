@@ -21,14 +21,13 @@ use super::decoder::{DecodeError, Decoder};
 use super::error::{PostgresError, is_slot_in_use};
 use super::inspect;
 use super::lsn::Lsn;
-use super::precondition::{
-    Finding, Standing, judge_publication, judge_server, judge_slot, judge_table,
-};
+use super::precondition::{judge_publication, judge_server, judge_slot, judge_table};
 use super::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
 use super::sql::{SqlClient, connect_sql};
 use super::wire::{Connection, Row, WireError};
 use crate::config::{OutboxSettings, PostgresSettings, quote_identifier};
 use crate::identity::LogId;
+use crate::source::{Finding, Standing};
 
 /// Wait between two tries for a slot that another connection holds. After a `kill -9` the server
 /// lets go within milliseconds; a hot standby may wait for months, and asks less often.

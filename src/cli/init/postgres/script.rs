@@ -1,23 +1,18 @@
 //! The SQL of `init`, from the files in `sql/postgres/` with names put in.
-//!
-//! Placeholders are psql's: `:"name"` becomes an identifier, `:'name'` a literal, each quoted
-//! here. A line with a placeholder that has no value is left out: a column that is not mapped, a
-//! role without a password.
-
-use std::collections::HashMap;
 
 use anyhow::bail;
 use walpost::Role;
-use walpost::config::{OutboxSettings, PostgresSettings, quote_identifier, quote_literal};
+use walpost::config::{OutboxSettings, PostgresSettings};
 
-use super::InitFlags;
+use crate::cli::init::InitFlags;
+use crate::cli::init::template::{Dialect, Names};
 
-const SCHEMA: &str = include_str!("../../../sql/postgres/schema.sql");
-const TABLE: &str = include_str!("../../../sql/postgres/table.sql");
-const COLUMN: &str = include_str!("../../../sql/postgres/column.sql");
-const PUBLICATION: &str = include_str!("../../../sql/postgres/publication.sql");
-const ROLE: &str = include_str!("../../../sql/postgres/role.sql");
-const SLOT: &str = include_str!("../../../sql/postgres/slot.sql");
+const SCHEMA: &str = include_str!("../../../../sql/postgres/schema.sql");
+const TABLE: &str = include_str!("../../../../sql/postgres/table.sql");
+const COLUMN: &str = include_str!("../../../../sql/postgres/column.sql");
+const PUBLICATION: &str = include_str!("../../../../sql/postgres/publication.sql");
+const ROLE: &str = include_str!("../../../../sql/postgres/role.sql");
+const SLOT: &str = include_str!("../../../../sql/postgres/slot.sql");
 
 /// Statements that create what is missing; each may run again.
 pub(super) struct Script {
@@ -34,7 +29,7 @@ impl Script {
         flags: &InitFlags,
         password: Option<&str>,
     ) -> anyhow::Result<Self> {
-        let mut names = HashMap::from([
+        let mut names = Names::from([
             ("schema", settings.table.schema.clone()),
             ("table", settings.table.name.clone()),
             ("publication", settings.publication.clone()),
@@ -77,24 +72,24 @@ impl Script {
 
         let mut table = String::new();
         if settings.table.schema != "public" {
-            table.push_str(&fill(SCHEMA, &names));
+            table.push_str(&Dialect::Postgres.fill(SCHEMA, &names));
         }
-        table.push_str(&fill(TABLE, &names));
+        table.push_str(&Dialect::Postgres.fill(TABLE, &names));
         for (name, is_partition) in extras {
             if taken.contains(&name) {
                 continue;
             }
             names.insert("column", name);
-            let sql = fill(COLUMN, &names);
+            let sql = Dialect::Postgres.fill(COLUMN, &names);
             table.push_str(&if is_partition { sql.replace(" text;", " integer;") } else { sql });
         }
         let failover = if flags.failover { ", failover => true" } else { "" };
         let slot = SLOT.replace("'pgoutput')", &format!("'pgoutput'{failover})"));
         Ok(Self {
             table,
-            publication: fill(PUBLICATION, &names),
-            role: flags.role.is_some().then(|| fill(ROLE, &names)),
-            slot: fill(&slot, &names),
+            publication: Dialect::Postgres.fill(PUBLICATION, &names),
+            role: flags.role.is_some().then(|| Dialect::Postgres.fill(ROLE, &names)),
+            slot: Dialect::Postgres.fill(&slot, &names),
         })
     }
 
@@ -121,71 +116,5 @@ impl Script {
         let parts = [head, &self.table, &self.publication, self.role.as_deref().unwrap_or("")];
         let parts = parts.into_iter().chain([self.slot.as_str()]);
         parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
-    }
-}
-
-/// Puts names into placeholders, in one pass: what was put in is not looked at again.
-fn fill(template: &str, names: &HashMap<&str, String>) -> String {
-    let mut text = String::with_capacity(template.len() * 2);
-    for line in template.lines() {
-        if let Some(line) = fill_line(line, names) {
-            if line.starts_with(')') && text.ends_with(",\n") {
-                // The list's last line was left out.
-                text.truncate(text.len() - 2);
-                text.push('\n');
-            }
-            text.push_str(&line);
-            text.push('\n');
-        }
-    }
-    text
-}
-
-fn fill_line(line: &str, names: &HashMap<&str, String>) -> Option<String> {
-    let mut filled = String::new();
-    let mut rest = line;
-    while let Some(start) = rest.find([':']) {
-        let (before, after) = rest.split_at(start);
-        filled.push_str(before);
-        let quote = after.chars().nth(1).filter(|quote| matches!(quote, '"' | '\''));
-        let placeholder = quote.and_then(|quote| after.get(2..)?.split_once(quote));
-        let Some((name, left)) = placeholder else {
-            // A cast, or a colon in a comment.
-            filled.push(':');
-            rest = after.get(1..).unwrap_or_default();
-            continue;
-        };
-        let value = names.get(name)?;
-        filled.push_str(&match quote {
-            Some('"') => quote_identifier(value),
-            _ => quote_literal(value),
-        });
-        rest = left;
-    }
-    filled.push_str(rest);
-    Some(filled)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn filled(line: &str) -> Option<String> {
-        let names = HashMap::from([("a", "it's :\"a\"".to_owned())]);
-        fill_line(line, &names)
-    }
-
-    #[test]
-    fn a_name_is_quoted_and_not_looked_at_again() {
-        assert_eq!(filled(":\"a\" x").unwrap(), "\"it's :\"\"a\"\"\" x");
-        assert_eq!(filled("f(:'a'::text)").unwrap(), "f('it''s :\"a\"'::text)");
-        assert_eq!(filled("-- so: this").unwrap(), "-- so: this");
-    }
-
-    #[test]
-    fn a_line_whose_name_is_missing_is_left_out() {
-        assert_eq!(filled("    :\"b\" text,"), None);
-        let names = HashMap::from([("a", "a".to_owned())]);
-        assert_eq!(fill("(\n:\"a\" int,\n:\"b\" text\n);", &names), "(\n\"a\" int\n);\n");
     }
 }

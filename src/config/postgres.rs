@@ -1,0 +1,67 @@
+//! `[source]` of a PostgreSQL database.
+
+use std::time::Duration;
+
+use super::{ConfigError, GIB, QualifiedName, Secret, Values};
+
+/// A PostgreSQL database and what is read of it.
+#[derive(Debug, Clone)]
+pub struct PostgresSettings {
+    /// `postgres://…` with the password in it, where one was given.
+    pub url: Secret,
+    /// Replication slot: the lock of this source and the memory of its position.
+    pub slot: String,
+    /// Publication that holds the table.
+    pub publication: String,
+    /// The outbox table.
+    pub table: QualifiedName,
+    /// How soon the database hears of what was confirmed.
+    pub ack_interval: Duration,
+    /// Largest row in bytes; a larger one is a definite error.
+    pub row_bytes_max: usize,
+    /// How long a connection is kept without any confirm while rows wait: the server cannot shut
+    /// down while it waits for one.
+    pub let_go_after: Duration,
+}
+
+impl Values {
+    /// All but the URL.
+    pub(super) fn postgres(&self) -> Result<PostgresSettings, ConfigError> {
+        let table = self.required_text("source.table", "")?;
+        Ok(PostgresSettings {
+            url: Secret::new(""),
+            slot: self.slot()?,
+            publication: self.publication()?,
+            table: QualifiedName::parse(&table)
+                .map_err(|problem| self.refuse("source.table", problem))?,
+            ack_interval: self.duration("source.ack_interval", Duration::from_millis(1))?,
+            // PostgreSQL's own largest field is 1 GB.
+            row_bytes_max: self.size("source.row_bytes_max", 1024..=GIB)?,
+            let_go_after: self.duration("source.let_go_after", Duration::from_secs(1))?,
+        })
+    }
+
+    fn slot(&self) -> Result<String, ConfigError> {
+        let slot = self.required_text("source.slot", "")?;
+        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+        let rule = "a slot's name is 1 to 63 of the characters a-z, 0-9 and _";
+        match slot.chars().find(|character| !u8::try_from(*character).is_ok_and(allowed)) {
+            Some(wrong) => {
+                Err(self.refuse("source.slot", format!("{rule}; \"{slot}\" has '{wrong}'")))
+            }
+            None if slot.len() > 63 => {
+                Err(self.refuse("source.slot", format!("{rule}; this one has {}", slot.len())))
+            }
+            None => Ok(slot),
+        }
+    }
+
+    fn publication(&self) -> Result<String, ConfigError> {
+        let publication = self.required_text("source.publication", "")?;
+        if publication.len() > 63 {
+            let problem = "a publication's name is at most 63 bytes";
+            return Err(self.refuse("source.publication", problem));
+        }
+        Ok(publication)
+    }
+}

@@ -1,0 +1,101 @@
+//! Which database is the source, by the scheme of its URL, and what both kinds share: the URL and
+//! the password that goes into it.
+
+use super::keys::Database;
+use super::{ConfigError, MySqlSettings, PostgresSettings, Secret, Values};
+
+const HOW: &str = "give --source postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE, \
+                   WALPOST_SOURCE_URL, or url in [source] of the configuration file";
+
+/// `[source]`: a database and what is read of it.
+#[derive(Debug, Clone)]
+pub enum SourceSettings {
+    /// `postgres://` and `postgresql://`.
+    Postgres(PostgresSettings),
+    /// `mysql://` and `mariadb://`.
+    MySql(MySqlSettings),
+}
+
+impl SourceSettings {
+    /// The URL, with the password in it where one was given.
+    pub fn url(&self) -> &Secret {
+        match self {
+            Self::Postgres(settings) => &settings.url,
+            Self::MySql(settings) => &settings.url,
+        }
+    }
+}
+
+impl Values {
+    /// Checks `[source]` alone, for a verb that needs no sink.
+    ///
+    /// # Errors
+    /// As [`Values::settings`].
+    pub fn source(&self) -> Result<SourceSettings, ConfigError> {
+        let url = self.source_url()?;
+        Ok(match self.source_without_url()? {
+            SourceSettings::Postgres(settings) => {
+                SourceSettings::Postgres(PostgresSettings { url, ..settings })
+            }
+            SourceSettings::MySql(settings) => {
+                SourceSettings::MySql(MySqlSettings { url, ..settings })
+            }
+        })
+    }
+
+    /// As [`Values::source`], for a verb that does not connect: the URL may be missing, and is
+    /// left empty. Without one the database is PostgreSQL.
+    ///
+    /// # Errors
+    /// As [`Values::settings`].
+    pub fn source_without_url(&self) -> Result<SourceSettings, ConfigError> {
+        let database = self.database();
+        if let Some(key) = self.misplaced() {
+            let other = match database {
+                Database::Postgres => Database::MySql,
+                Database::MySql => Database::Postgres,
+            };
+            let problem = format!(
+                "belongs to a {} source, and this one is {}; leave it out",
+                other.name(),
+                database.name()
+            );
+            return Err(self.refuse(key, problem));
+        }
+        Ok(match database {
+            Database::Postgres => SourceSettings::Postgres(self.postgres()?),
+            Database::MySql => SourceSettings::MySql(self.mysql()?),
+        })
+    }
+
+    /// The URL as it was written.
+    pub(super) fn written_url(&self) -> Result<String, ConfigError> {
+        self.required_text("source.url", HOW)
+    }
+
+    /// The URL with the password of `source.password` in it.
+    fn source_url(&self) -> Result<Secret, ConfigError> {
+        let url = self.written_url()?;
+        let parts = url.split_once("://").filter(|(scheme, _)| {
+            matches!(*scheme, "postgres" | "postgresql" | "mysql" | "mariadb")
+        });
+        let Some((scheme, rest)) = parts else {
+            let problem =
+                "must be a URL such as postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE";
+            return Err(self.refuse("source.url", problem));
+        };
+        let Some(password) = self.text("source.password")? else {
+            return Ok(Secret::new(url));
+        };
+        let Some((user, host)) = rest.split_once('@').filter(|(user, _)| !user.contains(':'))
+        else {
+            let problem = format!(
+                "needs a user and no password in source.url: {scheme}://USER@HOST/DATABASE"
+            );
+            return Err(self.refuse("source.password", problem));
+        };
+        let encoded =
+            percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
+        Ok(Secret::new(format!("{scheme}://{user}:{encoded}@{host}")))
+    }
+}

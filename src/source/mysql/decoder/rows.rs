@@ -1,0 +1,132 @@
+//! Row events: which change, of which table, and what becomes of it.
+
+use bytes::Bytes;
+
+use super::tables::Known;
+use super::transaction::{Phase, Xa};
+use super::{DecodeError, Decoded, Decoder};
+use crate::identity::RowIdentity;
+use crate::outbox::OutboxRow;
+use crate::source::mysql::cursor::Cursor;
+use crate::source::mysql::event::body::{RowsHead, RowsVersion};
+use crate::source::mysql::event::compressed::inflate;
+use crate::source::mysql::event::{Event, EventError, kind};
+
+/// What happened to rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Write,
+    Update,
+    Delete,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RowsKind {
+    change: Change,
+    version: RowsVersion,
+    is_compressed: bool,
+}
+
+impl RowsKind {
+    fn of(event: u8) -> Self {
+        use RowsVersion::{One, Two};
+        let (change, version, is_compressed) = match event {
+            kind::WRITE_ROWS_EVENT_V1 => (Change::Write, One, false),
+            kind::UPDATE_ROWS_EVENT_V1 => (Change::Update, One, false),
+            kind::DELETE_ROWS_EVENT_V1 => (Change::Delete, One, false),
+            kind::WRITE_ROWS_EVENT => (Change::Write, Two, false),
+            kind::DELETE_ROWS_EVENT => (Change::Delete, Two, false),
+            kind::WRITE_ROWS_COMPRESSED_EVENT_V1 => (Change::Write, One, true),
+            kind::UPDATE_ROWS_COMPRESSED_EVENT_V1 => (Change::Update, One, true),
+            kind::DELETE_ROWS_COMPRESSED_EVENT_V1 => (Change::Delete, One, true),
+            kind::WRITE_ROWS_COMPRESSED_EVENT => (Change::Write, Two, true),
+            kind::UPDATE_ROWS_COMPRESSED_EVENT => (Change::Update, Two, true),
+            kind::DELETE_ROWS_COMPRESSED_EVENT => (Change::Delete, Two, true),
+            // UPDATE_ROWS_EVENT and PARTIAL_UPDATE_ROWS_EVENT.
+            _ => (Change::Update, Two, false),
+        };
+        Self { change, version, is_compressed }
+    }
+}
+
+impl Decoder {
+    pub(super) fn rows(
+        &mut self,
+        event: &Event,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), DecodeError> {
+        let RowsKind { change, version, is_compressed } = RowsKind::of(event.header.kind);
+        let head = RowsHead::parse(version, &event.body)?;
+        self.inside(event.header.kind, Phase::Open)?;
+        if let Some(table) = head.table {
+            let known = self.tables.find(table)?.clone();
+            self.mark(&known);
+            match (known, change) {
+                (Known::Position, _) => {}
+                (Known::Foreign, _) => self.ignored.foreign += 1,
+                (Known::Outbox(_), Change::Update) => self.ignored.updates += 1,
+                (Known::Outbox(_), Change::Delete) => self.ignored.deletes += 1,
+                (Known::Outbox(map), Change::Write) => {
+                    let body = event.body.slice(head.length..);
+                    let body = if is_compressed { self.inflated(&body)? } else { body };
+                    self.insert(&map, &body, event.header.length, out)?;
+                }
+            }
+        }
+        if head.ends_statement {
+            self.tables.clear();
+        }
+        Ok(())
+    }
+
+    /// Notes whose rows the transaction changed.
+    fn mark(&mut self, known: &Known) {
+        if let Some(open) = &mut self.open {
+            match known {
+                Known::Position => open.changed_own = true,
+                Known::Foreign | Known::Outbox(_) => open.changed_others = true,
+            }
+        }
+    }
+
+    /// The body of a compressed row event as it was before; count and bitmap of the columns are
+    /// not compressed.
+    fn inflated(&self, body: &Bytes) -> Result<Bytes, DecodeError> {
+        const WHAT: &str = "compressed row event";
+        let mut cursor = Cursor::new(body, WHAT);
+        let columns = cursor.packed().map_err(EventError::from)?;
+        cursor.take(columns.div_ceil(8)).map_err(EventError::from)?;
+        let head = body.len() - cursor.remaining();
+        let (head, compressed) = body.split_at_checked(head).unwrap_or_default();
+        let mut whole = head.to_vec();
+        inflate(compressed, &mut whole, self.settings.event_bytes_max, WHAT)?;
+        Ok(self.settings.budget.hold(whole))
+    }
+
+    fn insert(
+        &mut self,
+        map: &Bytes,
+        body: &Bytes,
+        event_bytes: u32,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), DecodeError> {
+        let Some(open) = &self.open else { return Ok(()) };
+        if open.xa == Xa::WillPrepare {
+            return Err(self.refused_xa());
+        }
+        let (log, transaction) = (open.log, open.number);
+        let committed_at_micros = open.committed_at_micros;
+        let layout = self.tables.layout(map, &self.settings.columns, self.settings.flavor)?;
+        let mut ordinal = self.held.count();
+        let mut next = || {
+            let identity = RowIdentity { log, transaction, ordinal };
+            // At the last number `added` stops the transaction.
+            ordinal = ordinal.saturating_add(1);
+            OutboxRow::new(identity, committed_at_micros)
+        };
+        let held = &mut self.held;
+        layout.read_rows(body, &mut next, &mut |row| held.push(row))?;
+        let event_bytes = usize::try_from(event_bytes).unwrap_or(usize::MAX).max(body.len());
+        self.held.added(event_bytes, out)
+    }
+}

@@ -1,0 +1,184 @@
+//! Floats to text in the server's form: as few digits as read back, and `1e300` without a sign
+//! in front of the exponent (`my_gcvt` in `strings/dtoa.cc`).
+//!
+//! A DOUBLE is printed as the server prints it. A FLOAT is printed with all the digits that it
+//! needs: the server rounds it to six when it prints, and so loses some.
+
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
+
+use std::fmt::Write;
+
+use bytes::{BufMut, BytesMut};
+
+/// Infinity, or no number: neither server stores one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the value is infinite or no number")]
+pub struct FloatError;
+
+/// Digits before the point up to which no exponent is used, as many zeros after it
+/// (`MAX_DECPT_FOR_F_FORMAT`).
+const FIXED_DIGITS: i32 = 15;
+
+/// Prints a DOUBLE: `1.5`, `100`, `1e300`.
+pub(crate) fn print_double(float: f64, out: &mut BytesMut) -> Result<(), FloatError> {
+    if !float.is_finite() {
+        return Err(FloatError);
+    }
+    print_shortest(&Scientific::of(format_args!("{float:e}")), out);
+    Ok(())
+}
+
+/// Prints a FLOAT.
+pub(crate) fn print_single(float: f32, out: &mut BytesMut) -> Result<(), FloatError> {
+    if !float.is_finite() {
+        return Err(FloatError);
+    }
+    print_shortest(&Scientific::of(format_args!("{float:e}")), out);
+    Ok(())
+}
+
+/// Prints a DOUBLE within JSON: `1.0`, so that it stays one (`wrapper_to_string` in
+/// `sql-common/json_dom.cc`, MySQL 8.0.14 and later).
+pub(crate) fn print_json_double(float: f64, out: &mut BytesMut) -> Result<(), FloatError> {
+    let start = out.len();
+    print_double(float, out)?;
+    let printed = out.get(start..).unwrap_or_default();
+    if !printed.iter().any(|byte| matches!(byte, b'.' | b'e')) {
+        out.put_slice(b".0");
+    }
+    Ok(())
+}
+
+fn print_shortest(text: &Scientific, out: &mut BytesMut) {
+    let (negative, mantissa, exponent) = text.parts();
+    let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if negative {
+        out.put_u8(b'-');
+    }
+    // Where the point stands in the digits, and how many of them there are.
+    let point = exponent + 1;
+    let digits = i32::try_from(decimals.len()).unwrap_or(i32::MAX).saturating_add(1);
+    let is_fixed = point > -FIXED_DIGITS && (point <= FIXED_DIGITS || digits > point);
+    if !is_fixed {
+        out.put_slice(mantissa.as_bytes());
+        out.put_u8(b'e');
+        out.put_slice(itoa::Buffer::new().format(exponent).as_bytes());
+    } else if let Ok(shift) = usize::try_from(exponent) {
+        out.put_slice(first.as_bytes());
+        let (whole, fraction) = decimals.split_at_checked(shift).unwrap_or((decimals, ""));
+        out.put_slice(whole.as_bytes());
+        out.put_bytes(b'0', shift - whole.len());
+        if !fraction.is_empty() {
+            out.put_u8(b'.');
+            out.put_slice(fraction.as_bytes());
+        }
+    } else {
+        out.put_slice(b"0.");
+        out.put_bytes(b'0', (exponent.unsigned_abs() as usize).saturating_sub(1));
+        out.put_slice(first.as_bytes());
+        out.put_slice(decimals.as_bytes());
+    }
+}
+
+/// A float in Rust's scientific form, `-1.25e-7`, on the stack.
+struct Scientific {
+    /// 17 digits, sign, point, and an exponent of up to five characters.
+    bytes: [u8; 32],
+    length: usize,
+}
+
+impl Scientific {
+    fn of(float: std::fmt::Arguments<'_>) -> Self {
+        let mut text = Self { bytes: [0; 32], length: 0 };
+        text.write_fmt(float).expect("the buffer holds the longest float");
+        text
+    }
+
+    /// Sign, mantissa and decimal exponent.
+    fn parts(&self) -> (bool, &str, i32) {
+        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
+        let text = written.expect("only whole strings were written");
+        let (negative, text) = match text.strip_prefix('-') {
+            Some(text) => (true, text),
+            None => (false, text),
+        };
+        let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
+        (negative, mantissa, exponent.parse().expect("an exponent is a small integer"))
+    }
+}
+
+impl Write for Scientific {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let Some(room) = self.bytes.get_mut(self.length..end) else { return Err(std::fmt::Error) };
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_print_as_the_server_prints_them() {
+        // All of them as MySQL 9.7 and MariaDB 10.11 print them.
+        let cases = [
+            (0.0, "0"),
+            (1.5, "1.5"),
+            (-100.0, "-100"),
+            (1e14, "100000000000000"),
+            (1e15, "1e15"),
+            (123_456_789_012_345.0, "123456789012345"),
+            (1_234_567_890_123_456.0, "1.234567890123456e15"),
+            (1_234_567_890_123_456.8, "1234567890123456.8"),
+            (1e23, "1e23"),
+            (1e300, "1e300"),
+            (0.0001, "0.0001"),
+            (1.5e-14, "0.000000000000015"),
+            (1.5e-15, "0.0000000000000015"),
+            (1e-16, "1e-16"),
+            (5e-324, "5e-324"),
+            (f64::MAX, "1.7976931348623157e308"),
+        ];
+        for (float, text) in cases {
+            let mut out = BytesMut::new();
+            print_double(float, &mut out).unwrap();
+            assert_eq!(out, text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn a_double_in_json_does_not_look_like_an_integer() {
+        for (float, text) in [(1.0, "1.0"), (-0.5, "-0.5"), (1e300, "1e300")] {
+            let mut out = BytesMut::from("7");
+            print_json_double(float, &mut out).unwrap();
+            assert_eq!(&out[1..], text.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_is_refused() {
+        for float in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(print_double(float, &mut BytesMut::new()), Err(FloatError));
+        }
+        assert_eq!(print_single(f32::NAN, &mut BytesMut::new()), Err(FloatError));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_float_reads_back(bits: u64, small: u32) {
+            let mut out = BytesMut::new();
+            let float = f64::from_bits(bits);
+            if print_double(float, &mut out).is_ok() {
+                assert_eq!(std::str::from_utf8(&out).unwrap().parse(), Ok(float));
+            }
+            let mut out = BytesMut::new();
+            let float = f32::from_bits(small);
+            if print_single(float, &mut out).is_ok() {
+                assert_eq!(std::str::from_utf8(&out).unwrap().parse(), Ok(float));
+            }
+        }
+    }
+}

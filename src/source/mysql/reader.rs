@@ -1,0 +1,413 @@
+//! The reader: one thread that owns the connection and the position, from its start to its close.
+//!
+//! A thread and a runtime of its own, as the PostgreSQL reader has: it decodes what it reads and
+//! hands it over in batches; when nobody takes them it stops reading. The lease on the position is
+//! kept by a task of the same runtime, which a reader that waits never holds up.
+//!
+//! ```text
+//!  socket ─▶ Intake ─▶ Decoder ─▶ Resume drops repeats ─▶ batches ─▶ MySqlSource::next
+//!                                    │ acknowledged
+//!                                    └─▶ Keeper ─▶ walpost_position, fence
+//! ```
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::conninfo::ConnInfo;
+use super::decoder::Decoded;
+use super::dump::Sent;
+use super::error::MySqlError;
+use super::initial::Initial;
+use super::resume::{MySqlPosition, Resume};
+use super::session::{Begin, Session, Start};
+use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
+use crate::budget::Budget;
+use crate::config::{MySqlSettings, OutboxSettings};
+use crate::fence::Fence;
+use crate::source::Change;
+
+/// Rows and ends that go over at once. More gather only inside of a compressed transaction or a
+/// large event: elsewhere a batch is what a few reads brought.
+const BATCH_MAX: usize = 2_048;
+
+/// Heartbeats that may stay away before the connection counts as dead.
+const HEARTBEATS_MISSED_MAX: u32 = 4;
+
+/// How long a relay whose number another replica has waits before it tries again: the server kills
+/// the elder of the two each time.
+const CLASH_WAIT: Duration = Duration::from_secs(60);
+
+/// What source and reader share.
+#[derive(Debug, Default)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// `None` before the first position is known.
+    resume: Option<Resume>,
+    /// Whether the position may be written: not before the rows of a first start are confirmed.
+    is_known: bool,
+    server_uuid: String,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Everything up to `position` is durable downstream.
+    pub(crate) fn acknowledge(&self, position: &MySqlPosition) {
+        let mut state = self.lock();
+        if let Some(resume) = &mut state.resume {
+            resume.acknowledge(position);
+            state.is_known = true;
+        }
+    }
+
+    pub(crate) fn behind_bytes(&self) -> Option<u64> {
+        self.lock().resume.as_ref().map(Resume::behind_bytes)
+    }
+}
+
+/// The keeper's view.
+pub(crate) struct Acknowledged(Arc<Shared>);
+
+impl Progress for Acknowledged {
+    fn steps(&self) -> Steps {
+        self.0.lock().resume.as_ref().map(Resume::steps).unwrap_or_default()
+    }
+
+    fn position(&self) -> Option<StoredPosition> {
+        let state = self.0.lock();
+        let place = state.resume.as_ref().filter(|_| state.is_known)?.acknowledged();
+        Some(place.stored(state.server_uuid.clone()))
+    }
+}
+
+/// What a source asks of its reader.
+pub(crate) enum Command {
+    /// Connect, after an error was taken.
+    Connect,
+    /// Write the last position, give the lease back, close, and say how that went.
+    Close(oneshot::Sender<Result<(), MySqlError>>),
+}
+
+pub(crate) type Batch = Result<Vec<Change<MySqlPosition>>, MySqlError>;
+
+pub(crate) struct Reader {
+    pub(crate) info: ConnInfo,
+    pub(crate) settings: MySqlSettings,
+    pub(crate) outbox: OutboxSettings,
+    pub(crate) budget: Budget,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) commands: mpsc::Receiver<Command>,
+    pub(crate) batches: mpsc::Sender<Batch>,
+    pub(crate) fence: Fence,
+    /// Whether rows from before a first start have still to go over.
+    pub(crate) initial_open: bool,
+    pub(crate) holding: Holding,
+}
+
+/// How the position is held.
+pub(crate) enum Holding {
+    /// Not yet: the keeper has still to take it. Boxed, since it goes on to a task.
+    NotYet(Box<Keeper<Store>>),
+    /// It is ours, what it said was read, and there may be rows from before the first start.
+    Taken { keeper: Box<Keeper<Store>>, stored: Option<StoredPosition> },
+    /// A task keeps it.
+    Kept(Keeping),
+    /// It was lost, or given back.
+    Over,
+}
+
+/// Why a session is over.
+enum End {
+    Failed(MySqlError),
+    Close(oneshot::Sender<Result<(), MySqlError>>),
+    /// The source was dropped.
+    Abandoned,
+}
+
+impl<E: Into<MySqlError>> From<E> for End {
+    fn from(error: E) -> Self {
+        End::Failed(error.into())
+    }
+}
+
+/// What no stream ever returns.
+type Never = std::convert::Infallible;
+
+impl Reader {
+    /// Sessions, one after the other, until the source closes or is dropped.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let end = match self.session().await {
+                Ok(never) => match never {},
+                // The connection is gone before anybody hears of it.
+                Err(end) => end,
+            };
+            let end = match end {
+                End::Failed(error) => match self.report(error).await {
+                    Ok(()) => continue,
+                    Err(end) => end,
+                },
+                End::Close(_) | End::Abandoned => end,
+            };
+            match end {
+                End::Close(reply) => return self.close(reply).await,
+                End::Failed(_) | End::Abandoned => return,
+            }
+        }
+    }
+
+    /// Takes the position where it is not ours yet, connects, and reads.
+    async fn session(&mut self) -> Result<Never, End> {
+        self.take().await?;
+        let session = self.open().await?;
+        self.read(session).await
+    }
+
+    /// Waits for `work`, unless a close or the loss of the position comes first: neither must wait
+    /// for a server that does not answer.
+    async fn unless_over<T>(
+        commands: &mut mpsc::Receiver<Command>,
+        holding: &mut Holding,
+        work: impl Future<Output = T>,
+    ) -> Result<T, End> {
+        tokio::select! {
+            biased;
+            command = commands.recv() => Err(commanded(command)),
+            error = holding.lost() => Err(error.into()),
+            done = work => Ok(done),
+        }
+    }
+
+    /// Takes the lease and reads the position.
+    async fn take(&mut self) -> Result<(), End> {
+        match &mut self.holding {
+            Holding::NotYet(keeper) => {
+                // A close first.
+                let stored = tokio::select! {
+                    biased;
+                    command = self.commands.recv() => return Err(commanded(command)),
+                    taken = keeper.take() => taken?,
+                };
+                let Holding::NotYet(keeper) = std::mem::replace(&mut self.holding, Holding::Over)
+                else {
+                    unreachable!("it was just matched");
+                };
+                self.holding = Holding::Taken { keeper, stored };
+                Ok(())
+            }
+            Holding::Taken { .. } | Holding::Kept(_) => Ok(()),
+            Holding::Over => Err(MySqlError::NotHeld.into()),
+        }
+    }
+
+    /// Opens a session. At the first one the position is made, where there is none yet, and from
+    /// then on a task keeps it.
+    async fn open(&mut self) -> Result<Session, End> {
+        let start = Start {
+            info: &self.info,
+            settings: &self.settings,
+            outbox: &self.outbox,
+            budget: &self.budget,
+        };
+        let before = match self.initial_open {
+            true => None,
+            false => self.shared.lock().resume.as_mut().map(Resume::reconnect),
+        };
+        let begin = match (before, &self.holding) {
+            (Some(place), _) => Begin::At(place),
+            (None, Holding::Taken { stored: Some(stored), .. }) => Begin::Stored(stored.clone()),
+            (None, _) => Begin::First(self.settings.initial),
+        };
+        let opening = start.open(begin);
+        let session =
+            Self::unless_over(&mut self.commands, &mut self.holding, opening).await??;
+        self.keep(&session).await?;
+        let place = &session.place;
+        tracing::info!(
+            server = %self.info,
+            relay = self.settings.name,
+            position = %place,
+            initial_rows = session.initial.is_some(),
+            "streaming"
+        );
+        Ok(session)
+    }
+
+    /// From the first session on: the position is known, and kept by a task.
+    async fn keep(&mut self, session: &Session) -> Result<(), MySqlError> {
+        let uuid = session.server_uuid.clone();
+        self.initial_open = session.initial.is_some();
+        {
+            let mut state = self.shared.lock();
+            state.server_uuid = uuid.clone();
+            // A first start whose rows did not all go over begins anew, at another moment.
+            if state.resume.is_none() || session.initial.is_some() {
+                state.resume = Some(Resume::new(session.place.clone()));
+                state.is_known = session.initial.is_none();
+            }
+        }
+        let Holding::Taken { keeper, stored } = &mut self.holding else { return Ok(()) };
+        if stored.is_none() && session.initial.is_none() {
+            keeper.save(&session.place.stored(uuid)).await?;
+        }
+        let Holding::Taken { keeper, .. } = std::mem::replace(&mut self.holding, Holding::Over)
+        else {
+            unreachable!("it was just matched");
+        };
+        let acknowledged = Acknowledged(Arc::clone(&self.shared));
+        self.holding = Holding::Kept(Keeping::start(*keeper, acknowledged));
+        Ok(())
+    }
+
+    /// Hands an error over and waits until a new connection is wanted.
+    async fn report(&mut self, error: MySqlError) -> Result<(), End> {
+        let clash = matches!(error, MySqlError::ServerIdClash { .. });
+        let mut error = Some(error);
+        loop {
+            // A close first: nobody may take the error for hours.
+            tokio::select! {
+                biased;
+                command = self.commands.recv() => match command {
+                    Some(Command::Close(reply)) => return Err(End::Close(reply)),
+                    Some(Command::Connect) => break,
+                    None => return Err(End::Abandoned),
+                },
+                permit = self.batches.reserve(), if error.is_some() => match (permit, error.take()) {
+                    (Ok(permit), Some(error)) => permit.send(Err(error)),
+                    _ => return Err(End::Abandoned),
+                }
+            }
+        }
+        if clash {
+            let wait = tokio::time::sleep(CLASH_WAIT);
+            Self::unless_over(&mut self.commands, &mut self.holding, wait).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads until the session is over.
+    async fn read(&mut self, mut session: Session) -> Result<Never, End> {
+        let mut decoded = Vec::new();
+        if let Some(initial) = session.initial.take() {
+            self.read_initial(initial, &mut decoded).await?;
+        }
+        let silence_max = self.settings.heartbeat * HEARTBEATS_MISSED_MAX;
+        loop {
+            while let Some(packets) = session.stream.take().map_err(|e| session.ended(e))? {
+                for payload in packets {
+                    let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
+                        Sent::Event(event) => event,
+                        Sent::End => return Err(session.closed().into()),
+                    };
+                    session.event(event, &mut decoded)?;
+                    while session.decoder.has_more() {
+                        if decoded.len() >= BATCH_MAX {
+                            self.hand_over(&mut session, &mut decoded).await?;
+                        }
+                        session.step(&mut decoded)?;
+                    }
+                    if decoded.len() >= BATCH_MAX {
+                        self.hand_over(&mut session, &mut decoded).await?;
+                    }
+                }
+            }
+            if !decoded.is_empty() {
+                self.hand_over(&mut session, &mut decoded).await?;
+            }
+            let reading = tokio::time::timeout(silence_max, session.stream.read());
+            let read = Self::unless_over(&mut self.commands, &mut self.holding, reading).await?;
+            match read {
+                Err(_) => return Err(MySqlError::Silent { after: silence_max }.into()),
+                Ok(Err(error)) => return Err(session.ended(error.into()).into()),
+                Ok(Ok(0)) => return Err(session.closed().into()),
+                Ok(Ok(_)) => {}
+            }
+        }
+    }
+
+    /// The rows that the table had at the first start, as one transaction that ends where the
+    /// binlog goes on.
+    async fn read_initial(
+        &mut self,
+        mut initial: Initial,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), End> {
+        loop {
+            let reading = initial.read(BATCH_MAX, decoded);
+            let more = Self::unless_over(&mut self.commands, &mut self.holding, reading).await??;
+            self.send(decoded, 0).await?;
+            if !more {
+                self.initial_open = false;
+                return Ok(());
+            }
+        }
+    }
+
+    async fn hand_over(
+        &mut self,
+        session: &mut Session,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), End> {
+        session.warn();
+        session.must_have_gtids(decoded)?;
+        self.send(decoded, session.take_received_bytes()).await
+    }
+
+    /// Sends what was decoded, less what was sent before; it counts as handed over from here on.
+    async fn send(&mut self, decoded: &mut Vec<Decoded>, received_bytes: usize) -> Result<(), End> {
+        let reserving = self.batches.reserve();
+        let permit = Self::unless_over(&mut self.commands, &mut self.holding, reserving).await?;
+        let Ok(permit) = permit else { return Err(End::Abandoned) };
+        let mut changes = Vec::with_capacity(decoded.len());
+        if let Some(resume) = &mut self.shared.lock().resume {
+            resume.received(received_bytes);
+            resume.hand_over(decoded.drain(..), &mut changes);
+        }
+        if !changes.is_empty() {
+            permit.send(Ok(changes));
+        }
+        Ok(())
+    }
+
+    /// The last position, and the lease back.
+    async fn close(&mut self, reply: oneshot::Sender<Result<(), MySqlError>>) {
+        let result = match std::mem::replace(&mut self.holding, Holding::Over) {
+            Holding::Kept(keeping) => keeping.close().await.map_err(MySqlError::from),
+            // Nothing was read, so there is nothing to write.
+            Holding::Taken { keeper, .. } => keeper.give_back().await.map_err(MySqlError::from),
+            Holding::NotYet(_) | Holding::Over => Ok(()),
+        };
+        self.fence.lower();
+        // A source that no longer waits has nothing to do with the answer.
+        drop(reply.send(result));
+    }
+}
+
+impl Holding {
+    /// Waits until the position is lost; for ever while nobody keeps it.
+    async fn lost(&mut self) -> MySqlError {
+        match self {
+            Self::Kept(keeping) => {
+                let error = keeping.failed().await;
+                *self = Self::Over;
+                error.into()
+            }
+            Self::NotYet(_) | Self::Taken { .. } | Self::Over => std::future::pending().await,
+        }
+    }
+}
+
+fn commanded(command: Option<Command>) -> End {
+    match command {
+        Some(Command::Close(reply)) => End::Close(reply),
+        Some(Command::Connect) | None => End::Abandoned,
+    }
+}

@@ -1,0 +1,376 @@
+//! From "connect" to a stream that may be read: every precondition, and where it begins.
+//!
+//! Owns the order of the start.
+//!
+//! ```text
+//!  connect (SQL) ▶ server, log, table ▶ position: kept, or made at a first start
+//!                                         │ still there? this server's?
+//!  connect (binlog) ▶ register ───────────┴▶ dump from there on
+//! ```
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::connect::connect;
+use super::conninfo::ConnInfo;
+use super::connection::WireError;
+use super::decoder::{Decoded, Decoder, DecoderSettings};
+use super::dump::{BinlogStream, StreamLimits, StreamSettings};
+use super::error::MySqlError;
+use super::gtid::{Flavor, GtidSet};
+use super::initial::Initial;
+use super::inspect::{self, LogState, PlaceState, ServerState, TableState};
+use super::precondition::{judge_log, judge_place, judge_server, judge_table};
+use super::resume::Place;
+use super::snapshot;
+use super::sql::sql_connect;
+use super::store::StoredPosition;
+use crate::budget::Budget;
+use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace, QualifiedName};
+use crate::source::finding::{Finding, Standing};
+
+/// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the server waits for us to read: a broker may be down for so long without costing the
+/// connection. A longer wait costs a reconnect and nothing else.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
+/// Bytes of an event around a row's own: header, table id, bitmaps, checksum.
+const EVENT_OVERHEAD_BYTES: usize = 1 << 12;
+
+/// What a session starts from.
+pub(crate) struct Start<'a> {
+    pub(crate) info: &'a ConnInfo,
+    pub(crate) settings: &'a MySqlSettings,
+    pub(crate) outbox: &'a OutboxSettings,
+    pub(crate) budget: &'a Budget,
+}
+
+/// Where it begins.
+pub(crate) enum Begin {
+    /// Where this life of the source is.
+    At(Place),
+    /// Where an earlier one was.
+    Stored(StoredPosition),
+    /// Nothing was ever read.
+    First(config::Initial),
+}
+
+/// A stream that may be read.
+pub(crate) struct Session {
+    pub(crate) stream: BinlogStream,
+    pub(crate) decoder: Decoder,
+    /// Everything before it is behind us; with `initial`, behind those rows.
+    pub(crate) place: Place,
+    pub(crate) server_uuid: String,
+    /// Rows from before a first start, to be handed over first.
+    pub(crate) initial: Option<Initial>,
+    /// Whether the position is kept by GTIDs; else by file and position.
+    by_gtids: bool,
+    name: String,
+    server_id: u32,
+    received_bytes: usize,
+    /// Whether the warning of [`Session::warn`] was given.
+    warned: bool,
+}
+
+impl Start<'_> {
+    /// Opens a session.
+    ///
+    /// # Errors
+    /// See [`MySqlError::kind`].
+    ///
+    /// # Cancel safety
+    /// Cancel safe in that nothing is kept: a dropped call closes its connections.
+    pub(crate) async fn open(&self, begin: Begin) -> Result<Session, MySqlError> {
+        let mut sql = sql_connect(self.info).await?;
+        let server = inspect::server(&mut sql).await?;
+        must_hold(judge_server(&server))?;
+        let log = inspect::log(&mut sql, &server).await?;
+        must_hold(judge_log(self.settings, log.as_ref()))?;
+        let table = inspect::table(&mut sql, &self.settings.table).await?;
+        must_hold(judge_table(self.settings, self.outbox, &server, table.as_ref(), None))?;
+        let Some(table) = table else { return Err(MySqlError::ReaderGone) };
+        let server_uuid = server.server_uuid.clone().unwrap_or_default();
+        let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, |uuid| uuid.as_u128());
+        let (place, initial) = match begin {
+            Begin::First(initial) => self.begin_first(initial, sql, &server, &table, uuid).await?,
+            Begin::Stored(stored) => {
+                let place = self.stored_place(&stored, &server)?;
+                self.check_place(&mut sql, &place, &stored.server_uuid, &server, log).await?;
+                (place, None)
+            }
+            Begin::At(place) => {
+                // GTIDs are good on any server that has them; offsets on none but their own, which
+                // is told apart by what follows there.
+                self.check_place(&mut sql, &place, &server_uuid, &server, log).await?;
+                (place, None)
+            }
+        };
+        let stream = self.dump(&server, &place).await?;
+        let mut decoder = Decoder::new(self.decoder_settings(&server, &table, uuid));
+        decoder.reset(&place.file, place.position);
+        Ok(Session {
+            stream,
+            decoder,
+            by_gtids: by_gtids(&place, &server),
+            place,
+            server_uuid,
+            initial,
+            name: self.settings.name.clone(),
+            server_id: self.settings.server_id(),
+            received_bytes: 0,
+            warned: false,
+        })
+    }
+
+    /// The present end of the binlog, with the rows that the table has at that very moment where
+    /// they are to be published.
+    async fn begin_first(
+        &self,
+        initial: config::Initial,
+        mut locker: mysql_async::Conn,
+        server: &ServerState,
+        table: &TableState,
+        uuid: u128,
+    ) -> Result<(Place, Option<Initial>), MySqlError> {
+        let mut reader = sql_connect(self.info).await?;
+        let point =
+            snapshot::open(server, &table.name, LOCK_WAIT, &mut reader, &mut locker).await?;
+        let place = Place {
+            gtids: self.parse(server.flavor, &point.gtid_set)?,
+            file: point.file.into(),
+            position: point.position,
+        };
+        match initial {
+            config::Initial::Skip => Ok((place, None)),
+            config::Initial::Publish => {
+                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone())?;
+                Ok((place, Some(rows)))
+            }
+        }
+    }
+
+    fn stored_place(
+        &self,
+        stored: &StoredPosition,
+        server: &ServerState,
+    ) -> Result<Place, MySqlError> {
+        Ok(Place {
+            // Of the other kind it would not parse; that is told by the judgement below.
+            gtids: match stored.flavor == server.flavor {
+                true => self.parse(stored.flavor, &stored.gtids)?,
+                false => GtidSet::empty(stored.flavor),
+            },
+            file: stored.file.as_str().into(),
+            position: stored.position,
+        })
+    }
+
+    fn parse(&self, flavor: Flavor, text: &str) -> Result<GtidSet, MySqlError> {
+        GtidSet::parse(flavor, text).map_err(|error| MySqlError::Position {
+            name: self.settings.name.clone(),
+            problem: error.to_string(),
+        })
+    }
+
+    /// Whether the server still has what follows `place`, and ever had what is before it.
+    async fn check_place(
+        &self,
+        sql: &mut mysql_async::Conn,
+        place: &Place,
+        written_by: &str,
+        server: &ServerState,
+        log: Option<LogState>,
+    ) -> Result<(), MySqlError> {
+        let state = PlaceState {
+            flavor: flavor_word(place.gtids.flavor()).to_owned(),
+            server_uuid: written_by.to_owned(),
+            gtid_set: place.gtids.to_string(),
+            file: place.file.to_string(),
+            position: place.position,
+        };
+        let gtids =
+            inspect::gtids(sql, server, log.as_ref(), &state.flavor, &state.gtid_set).await?;
+        must_hold(judge_place(self.settings, server, log.as_ref(), gtids.as_ref(), &state))
+    }
+
+    /// Connects once more, and asks for the binlog from `place` on.
+    async fn dump(&self, server: &ServerState, place: &Place) -> Result<BinlogStream, MySqlError> {
+        let mut connection = connect(self.info).await?;
+        let settings =
+            StreamSettings { heartbeat: self.settings.heartbeat, write_timeout: WRITE_TIMEOUT };
+        let wire = MySqlError::Wire;
+        connection.prepare_stream(settings).await.map_err(wire)?;
+        let server_id = self.settings.server_id();
+        connection.register_replica(server_id, &self.settings.name).await.map_err(wire)?;
+        let limits =
+            StreamLimits { packet_bytes_max: self.packet_bytes_max(), budget: self.budget.clone() };
+        let stream = match (server.flavor, by_gtids(place, server)) {
+            (Flavor::MySql, true) => {
+                connection.dump_gtid(server_id, &place.gtids.encode_for_dump(), limits).await
+            }
+            (Flavor::MariaDb, true) => {
+                connection.dump_mariadb(server_id, &place.gtids.to_string(), limits).await
+            }
+            (Flavor::MySql | Flavor::MariaDb, false) => {
+                connection.dump_file(server_id, &place.file, place.position, limits).await
+            }
+        };
+        stream.map_err(MySqlError::Dump)
+    }
+
+    fn packet_bytes_max(&self) -> usize {
+        let largest = self.settings.row_bytes_max.max(self.settings.payload_bytes_max);
+        largest.saturating_add(EVENT_OVERHEAD_BYTES)
+    }
+
+    fn decoder_settings(
+        &self,
+        server: &ServerState,
+        table: &TableState,
+        server_uuid: u128,
+    ) -> DecoderSettings {
+        DecoderSettings {
+            flavor: server.flavor,
+            schema: table.name.schema.clone(),
+            table: table.name.name.clone(),
+            position_table: match &self.settings.position {
+                PositionPlace::Source { table: QualifiedName { schema, name } } => {
+                    Some((schema.clone(), name.clone()))
+                }
+                PositionPlace::Server { .. } | PositionPlace::File(_) => None,
+            },
+            columns: self.outbox.columns.clone(),
+            server_uuid,
+            event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
+            payload_bytes_max: self.settings.payload_bytes_max,
+            held_bytes_max: self.budget.bytes_max() / 2,
+            budget: self.budget.clone(),
+        }
+    }
+}
+
+impl Session {
+    /// Decodes one event.
+    ///
+    /// # Errors
+    /// It cannot be understood: definite.
+    pub(crate) fn event(
+        &mut self,
+        event: Bytes,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), MySqlError> {
+        self.received_bytes += event.len();
+        let result = self.decoder.event(&event, decoded);
+        result.map_err(|source| self.undecodable(source))
+    }
+
+    /// The next part of a compressed transaction.
+    ///
+    /// # Errors
+    /// It cannot be understood: definite.
+    pub(crate) fn step(&mut self, decoded: &mut Vec<Decoded>) -> Result<(), MySqlError> {
+        let result = self.decoder.step(decoded);
+        result.map_err(|source| self.undecodable(source))
+    }
+
+    fn undecodable(&self, source: super::decoder::DecodeError) -> MySqlError {
+        MySqlError::Decode { place: self.at(), source }
+    }
+
+    fn at(&self) -> String {
+        format!("{}:{}", self.decoder.file(), self.decoder.position())
+    }
+
+    /// Says once that the log holds what nobody can read as rows.
+    pub(crate) fn warn(&mut self) {
+        if !self.warned && self.decoder.ignored().statements > 0 {
+            self.warned = true;
+            tracing::warn!(
+                at = self.at(),
+                "a statement is in the binlog as text, by a session that set binlog_format: if a \
+                 trigger of it wrote to the outbox, walpost cannot see that row"
+            );
+        }
+    }
+
+    /// Bytes of log since the last call.
+    pub(crate) fn take_received_bytes(&mut self) -> usize {
+        std::mem::take(&mut self.received_bytes)
+    }
+
+    /// A position is kept in one way: a name that lacks is an error, one too many is left out.
+    ///
+    /// # Errors
+    /// GTIDs were switched off: definite.
+    pub(crate) fn must_have_gtids(&self, decoded: &mut [Decoded]) -> Result<(), MySqlError> {
+        for one in decoded {
+            let Decoded::End(end) = one else { continue };
+            if !self.by_gtids {
+                end.gtid = None;
+            } else if end.gtid.is_none() {
+                return Err(MySqlError::GtidsGone { place: self.at(), name: self.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// What ended the stream.
+    pub(crate) fn ended(&self, error: WireError) -> MySqlError {
+        MySqlError::of_stream(error, self.at(), &self.name, self.server_id)
+    }
+
+    pub(crate) fn closed(&self) -> MySqlError {
+        MySqlError::Wire(WireError::Closed)
+    }
+}
+
+impl Place {
+    /// As it is kept.
+    pub(crate) fn stored(&self, server_uuid: String) -> StoredPosition {
+        StoredPosition {
+            flavor: self.gtids.flavor(),
+            server_uuid,
+            gtids: self.gtids.to_string(),
+            file: self.file.to_string(),
+            position: self.position,
+        }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.gtids.is_empty() {
+            true => write!(formatter, "{}:{}", self.file, self.position),
+            false => write!(formatter, "{}", self.gtids),
+        }
+    }
+}
+
+/// Whether `place` is named by GTIDs: one that was begun without them goes on without them, since
+/// nobody knows those of what is before it.
+fn by_gtids(place: &Place, server: &ServerState) -> bool {
+    server.has_gtids() && (!place.gtids.is_empty() || place.file.is_empty())
+}
+
+fn flavor_word(flavor: Flavor) -> &'static str {
+    match flavor {
+        Flavor::MySql => "mysql",
+        Flavor::MariaDb => "mariadb",
+    }
+}
+
+/// The first failed finding is an error.
+fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlError> {
+    for finding in findings {
+        match finding.standing {
+            Standing::Fail => return Err(MySqlError::Precondition(finding)),
+            Standing::Ok | Standing::Warn => {}
+        }
+    }
+    Ok(())
+}
