@@ -20,7 +20,7 @@ mod charset;
 mod conninfo;
 mod cursor;
 mod decimal;
-mod decoder;
+pub(crate) mod decoder;
 mod event;
 mod float;
 mod gtid;
