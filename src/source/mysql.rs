@@ -39,3 +39,4 @@ mod value;
 mod wire;
 
 pub use gtid::{Flavor, Gtid, GtidSet, ParseGtidError};
+pub use layout::{LayoutError, RowError};

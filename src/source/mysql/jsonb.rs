@@ -437,8 +437,16 @@ fn plain_length(text: &[u8]) -> usize {
         }
         length += 8;
     }
+    // The end by a last word that overlaps the one before.
+    if text.len() - length < 8 && text.last_chunk().is_some_and(is_plain) {
+        return text.len();
+    }
     let tail = text.get(length..).unwrap_or_default();
     length + tail.iter().take_while(|byte| !matches!(byte, 0..=0x1F | b'"' | b'\\')).count()
+}
+
+fn is_plain(word: &[u8; 8]) -> bool {
+    !has_special(u64::from_le_bytes(*word))
 }
 
 /// Whether one of eight bytes is a control character, a quote or a backslash. Bit tricks after

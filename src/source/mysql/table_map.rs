@@ -19,7 +19,7 @@
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
 use super::cursor::Cursor;
-pub use super::cursor::MalformedError;
+pub(crate) use super::cursor::MalformedError;
 use super::decimal::Shape;
 use super::gtid::Flavor;
 use super::temporal::Temporal;

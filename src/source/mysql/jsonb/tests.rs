@@ -138,7 +138,8 @@ proptest::proptest! {
         document in proptest::collection::vec(0_u8..16, 0..200),
     ) {
         let mut out = BytesMut::new();
-        let _ = print(&document, &mut out);
+        let printed = print(&document, &mut out);
+        assert!(printed.is_err() || !out.is_empty());
         // An opaque decimal of 3 bytes prints most: up to 65 digits it has no bytes for, never.
         assert!(out.len() <= 16 * document.len() + 16, "{}", out.len());
     }
@@ -149,6 +150,7 @@ proptest::proptest! {
         if let Some(there) = document.get_mut(place) {
             *there = byte;
         }
-        let _ = print(&document, &mut BytesMut::new());
+        let mut out = BytesMut::new();
+        assert!(print(&document, &mut out).is_err() || !out.is_empty());
     }
 }
