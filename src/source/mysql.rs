@@ -24,7 +24,7 @@ mod connection;
 mod conninfo;
 mod cursor;
 mod decimal;
-mod decoder;
+pub(crate) mod decoder;
 mod dump;
 mod error;
 mod event;
