@@ -11,8 +11,16 @@ use crate::outbox::OutboxRow;
 
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod pace;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod paced;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod socket;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod tls;
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]
