@@ -12,8 +12,16 @@ use crate::outbox::OutboxRow;
 mod finding;
 #[cfg(feature = "mysql")]
 pub mod mysql;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod pace;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod paced;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod socket;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod tls;
 
 pub use finding::{Finding, Standing};
 

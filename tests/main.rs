@@ -16,6 +16,7 @@ mod fault_refusal;
 mod fault_standby;
 mod fault_stop;
 mod fault_terminate;
+mod mysql_connect;
 mod postgres_connect;
 mod postgres_versions;
 mod sink_kafka;

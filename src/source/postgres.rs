@@ -5,7 +5,7 @@
 //! | `conninfo`, `connect`, `tls`, `auth`, `wire`, `sql` | a connection that is logged in |
 //! | `inspect`, `precondition` | what the catalog says, and whether that will do |
 //! | `session` | from "connect" to a stream that may be read |
-//! | `reader`, `streaming`, `pace`, `intake` | the thread that reads it, and how |
+//! | `reader`, `streaming`, `intake` | the thread that reads it, and how |
 //! | `frame`, `pgoutput`, `relation`, `value`, `decoder` | bytes to rows: pure |
 //! | `resume` | what a new connection repeats: pure |
 
@@ -20,7 +20,6 @@ mod intake;
 pub(crate) mod lsn;
 pub(crate) mod moment;
 pub(crate) mod number;
-mod pace;
 pub(crate) mod pgoutput;
 pub mod precondition;
 mod reader;
@@ -39,6 +38,7 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
+pub use super::tls::CertificateFileError;
 pub use auth::AuthError;
 pub use connect::{ConnectError, PgStream, Purpose, connect};
 pub use conninfo::{ConnInfo, ConnInfoError, PasswordError};
@@ -46,7 +46,6 @@ pub use decoder::DecodeError;
 pub use error::PostgresError;
 pub use lsn::Lsn;
 pub use sql::{SqlClient, connect_sql};
-pub use tls::CertificateFileError;
 pub use wire::{Connection, FrameError, Row, ServerError, WireError};
 
 use super::{Change, Source};

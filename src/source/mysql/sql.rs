@@ -1,1 +1,144 @@
-//! Not yet written.
+//! Ordinary SQL by `mysql_async`, with the same hosts, TLS and password as the stream's
+//! connection.
+//!
+//! Owns how our choices are told to that library. What it cannot do as we do it, it is not asked
+//! for: a mode of TLS that checks only the chain is refused where the URL is read.
+
+use mysql_async::{ClientIdentity, Conn, DriverError, IoError, OptsBuilder, SslOpts};
+use rustls::RootCertStore;
+
+use super::connect::{ConnectError, tls_options};
+use super::connection::WireError;
+use super::conninfo::{ConnInfo, Host, SslMode};
+use super::login::LoginError;
+use super::wire::ServerError;
+use crate::source::tls::{self, CertificateFileError};
+
+/// Statements that are kept prepared; ours are few, and the rest take memory on the server.
+const STATEMENTS_MAX: usize = 16;
+
+/// Connects for ordinary statements to the first host that will do.
+///
+/// A statement that changes rows counts those that it found, not only those that it changed
+/// (`CLIENT_FOUND_ROWS`): whether a row was ours to write must not depend on what was written.
+///
+/// # Errors
+/// As [`connect`](super::connect::connect).
+///
+/// # Cancel safety
+/// Cancel safe in that nothing is kept: a dropped call closes its socket.
+pub async fn sql_connect(info: &ConnInfo) -> Result<Conn, ConnectError> {
+    use_our_provider();
+    let mut failures = Vec::new();
+    for host in &info.hosts {
+        match Box::pin(connect_to(info, host)).await {
+            Ok(conn) => return Ok(conn),
+            Err(error) if error.leaves_other_hosts() => failures.push(error),
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ConnectError::of_all(failures))
+}
+
+async fn connect_to(info: &ConnInfo, host: &Host) -> Result<Conn, ConnectError> {
+    let is_socket = matches!(host, Host::Socket(_));
+    let wants_tls = !is_socket && info.ssl_mode != SslMode::Disabled;
+    let first = log_in(info, host, wants_tls).await;
+    match (first, info.ssl_mode) {
+        (Err(ConnectError::TlsRefused { .. }), SslMode::Preferred) => {
+            log_in(info, host, false).await
+        }
+        (outcome, _) => outcome,
+    }
+}
+
+async fn log_in(info: &ConnInfo, host: &Host, tls: bool) -> Result<Conn, ConnectError> {
+    let password = info.password()?;
+    let is_socket = matches!(host, Host::Socket(_));
+    let mut options = OptsBuilder::default()
+        .user(Some(info.user.clone()))
+        .pass(password.map(|password| password.expose().to_owned()))
+        .db_name(info.database.clone())
+        // Left alone it would look for a socket of the server's and change over to that.
+        .prefer_socket(false)
+        .client_found_rows(true)
+        .enable_cleartext_plugin(tls || is_socket)
+        .stmt_cache_size(STATEMENTS_MAX);
+    options = match host {
+        Host::Network { name, port } => options.ip_or_hostname(name.clone()).tcp_port(*port),
+        Host::Socket(path) => options.socket(Some(path.to_string_lossy().into_owned())),
+    };
+    if tls {
+        options = options.ssl_opts(ssl_options(info)?);
+    }
+    let after = info.connect_timeout;
+    match tokio::time::timeout(after, Conn::new(options)).await {
+        Ok(Ok(conn)) => Ok(conn),
+        Ok(Err(error)) => Err(of_library(info, host, error)),
+        Err(_) => Err(ConnectError::TimedOut { server: host.to_string(), after }),
+    }
+}
+
+fn ssl_options(info: &ConnInfo) -> Result<SslOpts, CertificateFileError> {
+    let options = tls_options(info);
+    let identity = options.client_certificate.map(|(certificate, key)| {
+        ClientIdentity::new(certificate.to_owned().into(), key.to_owned().into())
+    });
+    let ssl = SslOpts::default().with_client_identity(identity);
+    let Some(certificates) = tls::certificates(options.authorities)? else {
+        // Encrypted, and no more: that is what the mode says.
+        return Ok(ssl
+            .with_danger_accept_invalid_certs(true)
+            .with_danger_skip_domain_validation(true));
+    };
+    // One that cannot be read would fail the whole, and a system has some.
+    let usable = certificates.into_iter().filter(|certificate| {
+        RootCertStore::empty().add_parsable_certificates([certificate.clone()]).0 == 1
+    });
+    let roots = usable.map(|certificate| certificate.to_vec().into()).collect();
+    Ok(ssl.with_root_certs(roots).with_disable_built_in_roots(true))
+}
+
+/// The library asks rustls for the provider of the process, and rustls panics where several are
+/// built in and none was chosen. A choice of the embedding program stands.
+fn use_our_provider() {
+    if rustls::crypto::CryptoProvider::get_default().is_none() {
+        // Somebody else was faster: as good.
+        drop(rustls::crypto::aws_lc_rs::default_provider().install_default());
+    }
+}
+
+fn of_library(info: &ConnInfo, host: &Host, error: mysql_async::Error) -> ConnectError {
+    use mysql_async::Error;
+    match error {
+        Error::Server(error) => {
+            let (code, state, message) = (error.code, error.state, error.message);
+            let cause = WireError::Server(Box::new(ServerError { code, state, message }));
+            ConnectError::of_login(info, host, cause.into())
+        }
+        Error::Driver(DriverError::NoClientSslFlagFromServer) => {
+            ConnectError::TlsRefused { server: host.to_string() }
+        }
+        Error::Driver(DriverError::UnknownAuthPlugin { name }) => {
+            ConnectError::of_login(info, host, LoginError::Unsupported(name))
+        }
+        Error::Driver(DriverError::CleartextPluginDisabled) => {
+            ConnectError::of_login(info, host, LoginError::PlainText)
+        }
+        Error::Io(IoError::Io(cause)) if is_of_tls(&cause) => {
+            ConnectError::of_handshake(host, cause)
+        }
+        Error::Io(IoError::Io(cause)) => {
+            ConnectError::Unreachable { server: host.to_string(), cause }
+        }
+        error @ (Error::Driver(_)
+        | Error::Io(IoError::Tls(_))
+        | Error::Other(_)
+        | Error::Url(_)) => ConnectError::of_login(info, host, LoginError::Sql(Box::new(error))),
+    }
+}
+
+/// A handshake's error comes wrapped in one of the socket's.
+fn is_of_tls(cause: &std::io::Error) -> bool {
+    cause.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
+}

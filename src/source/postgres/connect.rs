@@ -14,8 +14,6 @@
 //! and 34.19.3; libpq's `PQconnectPoll`.
 
 mod error;
-mod low_water;
-mod stream;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -25,8 +23,8 @@ use postgres_protocol::message::frontend;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 
+pub use crate::source::socket::Socket as PgStream;
 pub use error::ConnectError;
-pub use stream::PgStream;
 
 use super::auth::{AuthError, Protection, authenticate};
 use super::conninfo::{ConnInfo, Host, Keepalive, Place, SessionAttributes, SslMode};
@@ -179,7 +177,7 @@ impl Attempt<'_> {
                 }
             };
         }
-        let stream = tls::handshake(stream, name, config)
+        let stream = crate::source::tls::handshake(stream, name, config)
             .await
             .map_err(|cause| ConnectError::of_handshake(self.host, cause))?;
         Ok(PgStream::Tls(Box::new(stream)))
@@ -220,7 +218,7 @@ impl Attempt<'_> {
         let protection = Protection {
             is_private: stream.is_tls() || matches!(stream, PgStream::Unix(_)),
             is_tls: stream.is_tls(),
-            end_point: stream.server_end_point(),
+            end_point: tls::server_end_point(&stream),
             binding: info.channel_binding,
         };
         let password = info.password(self.host)?;

@@ -11,8 +11,8 @@ use super::connect::PgStream;
 use super::error::PostgresError;
 use super::intake::Intake;
 use super::lsn::Lsn;
-use super::pace::{LARGE_READ_BYTES, PATIENCE, Pace};
 use super::wire::{self, WireError};
+use crate::source::paced::PacedSocket;
 
 /// Longest silence of ours towards a server that sets no limit.
 const SILENCE_MAX: Duration = Duration::from_secs(10);
@@ -20,13 +20,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(10);
 /// Longest time for a status update to leave, before the connection counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long large reads are gathered on a socket that cannot do it by itself.
-const GATHER: Duration = Duration::from_micros(300);
-
 pub(super) struct Streaming {
-    stream: PgStream,
+    stream: PacedSocket,
     pub(super) intake: Intake,
-    pace: Pace,
     /// Whether the server asked for an answer.
     pub(super) asked: bool,
     /// What the server was last told, and when.
@@ -48,9 +44,8 @@ impl Streaming {
     ) -> Self {
         let now = Instant::now();
         Self {
-            stream,
+            stream: PacedSocket::new(stream),
             intake,
-            pace: Pace::new(now.into_std()),
             asked: false,
             told: Lsn(0),
             told_at: now,
@@ -66,36 +61,15 @@ impl Streaming {
     /// # Cancel safety
     /// Cancel safe: what was read is in the intake.
     pub(super) async fn read(&mut self) -> io::Result<usize> {
-        if self.pace.is_large() {
-            let read = self.stream.read_buf(self.intake.space());
-            if let Ok(read) = tokio::time::timeout(PATIENCE, read).await {
-                return self.count(read?);
-            }
-            self.pace.waited(Instant::now().into_std());
-            self.stream.set_receive_low_water(1)?;
-        }
-        let read = self.stream.read_buf(self.intake.space()).await?;
-        self.count(read)
-    }
-
-    fn count(&mut self, read: usize) -> io::Result<usize> {
-        let begins = self.pace.count(read, Instant::now().into_std());
-        if !self.pace.is_large() {
-            return Ok(read);
-        }
-        let supported = !begins || self.stream.set_receive_low_water(LARGE_READ_BYTES as u32)?;
-        if !supported || (self.stream.is_unix() && read < LARGE_READ_BYTES / 2) {
-            // This thread has nothing else to do, and a runtime's timer is too coarse.
-            std::thread::sleep(GATHER);
-        }
-        Ok(read)
+        self.stream.read(self.intake.space()).await
     }
 
     /// Writes whole messages, in bounded time.
     pub(super) async fn send(&mut self, messages: &[u8]) -> Result<(), PostgresError> {
         let write = async {
-            self.stream.write_all(messages).await?;
-            self.stream.flush().await
+            let stream = self.stream.socket();
+            stream.write_all(messages).await?;
+            stream.flush().await
         };
         let written = match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(written) => written,
@@ -111,7 +85,7 @@ impl Streaming {
         wire::put_copy_done(&mut message);
         self.send(&message).await?;
         let wire_error = |error: io::Error| PostgresError::Wire(error.into());
-        self.stream.set_receive_low_water(1).map_err(wire_error)?;
+        self.stream.socket().set_receive_low_water(1).map_err(wire_error)?;
         loop {
             let frames = self.intake.take().map_err(|error| PostgresError::intake(error, 0))?;
             let mut rest = frames.as_deref().unwrap_or_default();
@@ -123,10 +97,11 @@ impl Streaming {
                     message.clear();
                     wire::put_terminate(&mut message);
                     self.send(&message).await?;
-                    return self.stream.shutdown().await.map_err(wire_error);
+                    return self.stream.socket().shutdown().await.map_err(wire_error);
                 }
             }
-            if self.stream.read_buf(self.intake.space()).await.map_err(wire_error)? == 0 {
+            let read = self.stream.socket().read_buf(self.intake.space()).await;
+            if read.map_err(wire_error)? == 0 {
                 return Err(PostgresError::Wire(WireError::Closed));
             }
         }

@@ -10,8 +10,8 @@ use rustls::CertificateError;
 use crate::failure::FailureKind;
 use crate::source::postgres::auth::AuthError;
 use crate::source::postgres::conninfo::{ConnInfo, Host, PasswordError};
-use crate::source::postgres::tls::CertificateFileError;
 use crate::source::postgres::wire::{ServerError, WireError};
+use crate::source::tls::CertificateFileError;
 
 /// No connection. The text names the server as `host:port`, and the remedy where there is one.
 #[derive(Debug, thiserror::Error)]

@@ -1,4 +1,8 @@
-//! A socket to the server, whatever kind: one type to read from and write to.
+//! A socket to a database server, whatever kind: one type to read from and write to.
+//!
+//! Owns no protocol: what is asked before TLS, and whether at all, is each database's own.
+
+mod low_water;
 
 use std::fmt;
 use std::io;
@@ -9,11 +13,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::low_water;
-use crate::source::postgres::tls;
-
 /// An open connection's bytes, decrypted.
-pub enum PgStream {
+pub enum Socket {
     /// TCP without TLS.
     Tcp(TcpStream),
     /// A Unix socket.
@@ -22,7 +23,7 @@ pub enum PgStream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl PgStream {
+impl Socket {
     /// Whether what is sent is encrypted.
     pub fn is_tls(&self) -> bool {
         match self {
@@ -31,8 +32,8 @@ impl PgStream {
         }
     }
 
-    /// Whether it is a Unix socket, where [`PgStream::set_receive_low_water`] does nothing.
-    pub(crate) fn is_unix(&self) -> bool {
+    /// Whether it is a Unix socket, where [`Socket::set_receive_low_water`] does nothing.
+    pub fn is_unix(&self) -> bool {
         match self {
             Self::Unix(_) => true,
             Self::Tcp(_) | Self::Tls(_) => false,
@@ -54,16 +55,9 @@ impl PgStream {
             Self::Unix(_) => Ok(false),
         }
     }
-
-    pub(crate) fn server_end_point(&self) -> Option<Vec<u8>> {
-        match self {
-            Self::Tls(stream) => tls::server_end_point(stream),
-            Self::Tcp(_) | Self::Unix(_) => None,
-        }
-    }
 }
 
-impl fmt::Debug for PgStream {
+impl fmt::Debug for Socket {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Tcp(_) => "Tcp",
@@ -73,7 +67,7 @@ impl fmt::Debug for PgStream {
     }
 }
 
-impl AsyncRead for PgStream {
+impl AsyncRead for Socket {
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -87,7 +81,7 @@ impl AsyncRead for PgStream {
     }
 }
 
-impl AsyncWrite for PgStream {
+impl AsyncWrite for Socket {
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,

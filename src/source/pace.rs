@@ -1,7 +1,7 @@
 //! How eagerly the socket is read: at once while little comes, in large pieces while much does.
 //! Pure.
 //!
-//! A walsender makes one `send` call a message, and each wakes a reader that waits. At high rates
+//! A database's sender makes one `send` call a message, and each wakes a reader that waits. At high rates
 //! that is most of a reader's work, so the kernel is asked to wake it only when there are some ten
 //! kilobytes (`SO_RCVLOWAT`). The rate decides, and a short silence ends it: at low rates nothing
 //! waits, at high ones a row waits for its neighbours at most [`PATIENCE`].
