@@ -10,7 +10,9 @@ use std::time::Duration;
 use mysql_async::prelude::{FromValue, Queryable};
 use mysql_async::{Conn, Error, Row};
 
+use super::conninfo::ConnInfo;
 use super::gtid::Flavor;
+use super::sql::sql_connect;
 use crate::config::{QualifiedName, Secret, quote_mysql_identifier};
 use crate::failure::Failure;
 
@@ -20,23 +22,21 @@ const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
 /// Code of "no such table", and of "no such database".
 const MISSING: [u16; 2] = [1146, 1049];
 
-/// Opens an ordinary SQL connection.
+/// A person waits for the answer.
+const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
+
+/// Opens an ordinary SQL connection; it ends when it is dropped.
 ///
 /// # Errors
 /// As the source's own connect: transient, denied, or definite. Never names the password.
 pub async fn sql_client(url: &Secret) -> Result<Conn, Failure> {
-    // INTEGRATOR: `sql_connect(&ConnInfo::parse(url.expose())?)` of the connection takes the
-    // place of the driver's own reading of the URL.
-    let url = url.expose().replacen("mariadb://", "mysql://", 1);
-    let options = mysql_async::Opts::from_url(&url).map_err(Failure::definite)?;
-    // By default the driver would ask the server for its socket and change over to that.
-    let options = mysql_async::OptsBuilder::from_opts(options).prefer_socket(false);
-    Conn::new(options).await.map_err(|error| match &error {
-        Error::Server(server) if matches!(server.code, 1044 | 1045 | 1698) => {
-            Failure::denied(error)
-        }
-        _ => Failure::transient(error),
-    })
+    let mut info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
+    info.connect_timeout = info.connect_timeout.min(CONNECT_TIMEOUT_MAX);
+    let mut conn = sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))?;
+    // A mode in which a backslash or a quote means something else would change what our statements
+    // say, and a lax one would cut what they write.
+    conn.query_drop("SET SESSION sql_mode = 'TRADITIONAL'").await.map_err(Failure::transient)?;
+    Ok(conn)
 }
 
 /// The server and the account that we are on it.
