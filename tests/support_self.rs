@@ -479,7 +479,8 @@ fn each_mysql_has_a_name_of_its_own_though_their_data_is_a_copy() {
         return;
     }
     let options = [mysql::GTIDS_OFF, &["--innodb-lock-wait-timeout=7"]].concat();
-    let other = MySql::start_with(mysql::Version::MySql97, &options).client();
+    let server = MySql::start_with(mysql::Version::MySql97, &options);
+    let other = server.client();
     let shared = MySql::shared(mysql::Version::MySql97).client();
     for name in ["@@server_uuid", "@@server_id"] {
         let name = format!("SELECT {name}");
