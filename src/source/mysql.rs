@@ -130,6 +130,7 @@ impl MySqlSource {
             commands: command_receiver,
             batches: batch_sender,
             fence: fence.clone(),
+            stored: None,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),
         };
