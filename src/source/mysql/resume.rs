@@ -13,8 +13,9 @@
 //! again only after the relay has taken the error behind it, and with that all before it.
 //!
 //! Two transactions of different servers may change places in another server's log, so nothing
-//! here goes by order: a transaction is recognised by its name. Only where a server gives no names it
-//! is recognised by its place, and then it is always the same server. Ends without rows are not recognised at all: they wait once more, behind what was there,
+//! here goes by order: a transaction is recognised by its name and the time of its commit. Only
+//! where a server gives no names it is recognised by its place, and then it is always the same
+//! server. Ends without rows are not recognised at all: they wait once more, behind what was there,
 //! and take nothing back when they are acknowledged.
 
 use std::collections::{HashSet, VecDeque};
@@ -24,7 +25,7 @@ use std::sync::Arc;
 use super::decoder::{Decoded, TransactionEnd};
 use super::gtid::{Flavor, Gtid, GtidSet};
 use super::store::Steps;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::LogId;
 use crate::outbox::OutboxRow;
 use crate::source::Change;
 
@@ -61,11 +62,12 @@ impl Place {
     }
 }
 
-/// A row's transaction, as rows carry it.
-type Name = (LogId, u64);
+/// A row's transaction, as rows carry it, and when it was committed: a server that lost its last
+/// transactions with its machine gives their numbers to others, whose rows are no repeats.
+type Name = (LogId, u64, i64);
 
-fn name(identity: &RowIdentity) -> Name {
-    (identity.log, identity.transaction)
+fn name(row: &OutboxRow) -> Name {
+    (row.identity.log, row.identity.transaction, row.committed_at_micros)
 }
 
 /// The transactions of an end.
@@ -184,7 +186,7 @@ impl Resume {
     }
 
     fn row(&mut self, row: OutboxRow) -> Option<OutboxRow> {
-        let (name, ordinal) = (name(&row.identity), row.identity.ordinal);
+        let (name, ordinal) = (name(&row), row.identity.ordinal);
         self.arriving = Some(name);
         if self.repeated.whole.contains(&name) {
             return None;
@@ -291,6 +293,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::identity::RowIdentity;
 
     const SOURCE: u128 = 7;
 
@@ -460,6 +463,32 @@ mod tests {
             resume.acknowledge(&position);
             assert_eq!(*resume.acknowledged().file, *expected);
         }
+    }
+
+    #[test]
+    fn another_transaction_under_a_name_that_was_handed_over_is_none_of_its_repeats() {
+        let at = |committed_at_micros, number, rows| {
+            let mut decoded = transaction(number, rows);
+            for one in &mut decoded {
+                if let Decoded::Row(row) = one {
+                    row.committed_at_micros = committed_at_micros;
+                }
+            }
+            decoded
+        };
+        // given transaction 1, and a row of 2, which the server lost when its machine failed
+        let mut resume = Resume::new(empty());
+        let mut changes = Vec::new();
+        resume.hand_over(at(5, 1, 1), &mut changes);
+        resume.hand_over(at(6, 2, 2).into_iter().take(1), &mut changes);
+        // when it gives their numbers to others
+        let _ = resume.reconnect();
+        changes.clear();
+        resume.hand_over(at(7, 1, 1), &mut changes);
+        resume.hand_over(at(8, 2, 2), &mut changes);
+        // then their rows go over
+        let rows = changes.iter().filter(|change| matches!(change, Change::Row(_)));
+        assert_eq!(rows.count(), 3);
     }
 
     #[test]
