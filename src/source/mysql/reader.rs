@@ -20,7 +20,7 @@ use super::decoder::Decoded;
 use super::dump::Sent;
 use super::error::MySqlError;
 use super::initial::Initial;
-use super::resume::{MySqlPosition, Resume};
+use super::resume::{MySqlPosition, Place, Resume};
 use super::session::{Begin, Session, Start};
 use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
 use crate::budget::Budget;
@@ -52,6 +52,14 @@ struct State {
     /// Whether the position may be written: not before the rows of a first start are confirmed.
     is_known: bool,
     server_uuid: String,
+}
+
+impl State {
+    /// Where a new connection begins, and the server of that place.
+    fn reconnect(&mut self) -> Option<(Place, String)> {
+        let place = self.resume.as_mut()?.reconnect();
+        Some((place, self.server_uuid.clone()))
+    }
 }
 
 impl Shared {
@@ -230,10 +238,10 @@ impl Reader {
         };
         let before = match self.initial_open {
             true => None,
-            false => self.shared.lock().resume.as_mut().map(Resume::reconnect),
+            false => self.shared.lock().reconnect(),
         };
         let begin = match (before, &self.stored) {
-            (Some(place), _) => Begin::At(place),
+            (Some((place, read_from)), _) => Begin::At(place, read_from),
             (None, Some(stored)) => Begin::Stored(stored.clone()),
             (None, None) => Begin::First(self.settings.initial),
         };

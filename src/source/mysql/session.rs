@@ -51,8 +51,8 @@ pub(crate) struct Start<'a> {
 
 /// Where it begins.
 pub(crate) enum Begin {
-    /// Where this life of the source is.
-    At(Place),
+    /// Where this life of the source is, and the server that it was read from.
+    At(Place, String),
     /// Where an earlier one was.
     Stored(StoredPosition),
     /// Nothing was ever read.
@@ -103,10 +103,8 @@ impl Start<'_> {
                 self.check_place(&mut sql, &place, &stored.server_uuid, &server, log).await?;
                 (place, None)
             }
-            Begin::At(place) => {
-                // GTIDs are good on any server that has them; offsets on none but their own, which
-                // is told apart by what follows there.
-                self.check_place(&mut sql, &place, &server_uuid, &server, log).await?;
+            Begin::At(place, read_from) => {
+                self.check_place(&mut sql, &place, &read_from, &server, log).await?;
                 (place, None)
             }
         };
@@ -177,7 +175,8 @@ impl Start<'_> {
         })
     }
 
-    /// Whether the server still has what follows `place`, and ever had what is before it.
+    /// Whether the server still has what follows `place`, and ever had what is before it. GTIDs are
+    /// good on any server that has them; offsets on none but `written_by`.
     async fn check_place(
         &self,
         sql: &mut mysql_async::Conn,
