@@ -28,7 +28,7 @@ use super::snapshot;
 use super::sql::sql_connect;
 use super::store::StoredPosition;
 use crate::budget::Budget;
-use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace, QualifiedName};
+use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace};
 use crate::source::finding::{Finding, Standing};
 
 /// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
@@ -237,12 +237,7 @@ impl Start<'_> {
             flavor: server.flavor,
             schema: table.name.schema.clone(),
             table: table.name.name.clone(),
-            position_table: match &self.settings.position {
-                PositionPlace::Source { table: QualifiedName { schema, name } } => {
-                    Some((schema.clone(), name.clone()))
-                }
-                PositionPlace::Server { .. } | PositionPlace::File(_) => None,
-            },
+            position_table: position_table(&self.settings.position),
             columns: self.outbox.columns.clone(),
             server_uuid,
             event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
@@ -350,6 +345,17 @@ impl fmt::Display for Place {
     }
 }
 
+/// The table whose changes are no reason to write a position. One on another server counts too:
+/// where that is the primary of this one, what is written there comes back here.
+fn position_table(place: &PositionPlace) -> Option<(String, String)> {
+    match place {
+        PositionPlace::Source { table } | PositionPlace::Server { table, .. } => {
+            Some((table.schema.clone(), table.name.clone()))
+        }
+        PositionPlace::File(_) => None,
+    }
+}
+
 /// Whether `place` is named by GTIDs: one that was begun without them goes on without them, since
 /// nobody knows those of what is before it.
 fn by_gtids(place: &Place, server: &ServerState) -> bool {
@@ -372,4 +378,20 @@ fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::QualifiedName;
+
+    #[test]
+    fn a_position_on_the_primary_of_the_source_comes_back_as_our_own_write() {
+        let table = QualifiedName { schema: "ops".into(), name: "walpost_position".into() };
+        let url = config::Secret::new("mysql://walpost@primary/ops");
+        let expected = Some(("ops".to_owned(), "walpost_position".to_owned()));
+        assert_eq!(position_table(&PositionPlace::Source { table: table.clone() }), expected);
+        assert_eq!(position_table(&PositionPlace::Server { url, table }), expected);
+        assert_eq!(position_table(&PositionPlace::File("/p".into())), None);
+    }
 }
