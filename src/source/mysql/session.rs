@@ -114,7 +114,7 @@ impl Start<'_> {
         Ok(Session {
             stream,
             decoder,
-            by_gtids: by_gtids(&place, &server),
+            by_gtids: by_gtids(&place, server.has_gtids()),
             place,
             server_uuid,
             initial,
@@ -208,7 +208,7 @@ impl Start<'_> {
         connection.register_replica(server_id, &self.settings.name).await.map_err(wire)?;
         let limits =
             StreamLimits { packet_bytes_max: self.packet_bytes_max(), budget: self.budget.clone() };
-        let stream = match (server.flavor, by_gtids(place, server)) {
+        let stream = match (server.flavor, by_gtids(place, server.has_gtids())) {
             (Flavor::MySql, true) => {
                 connection.dump_gtid(server_id, &place.gtids.encode_for_dump(), limits).await
             }
@@ -357,9 +357,10 @@ fn position_table(place: &PositionPlace) -> Option<(String, String)> {
 }
 
 /// Whether `place` is named by GTIDs: one that was begun without them goes on without them, since
-/// nobody knows those of what is before it.
-fn by_gtids(place: &Place, server: &ServerState) -> bool {
-    server.has_gtids() && (!place.gtids.is_empty() || place.file.is_empty())
+/// nobody knows those of what is before it. MariaDB always has them: there nothing is before it.
+fn by_gtids(place: &Place, has_gtids: bool) -> bool {
+    let is_mariadb = place.gtids.flavor() == Flavor::MariaDb;
+    has_gtids && (is_mariadb || !place.gtids.is_empty() || place.file.is_empty())
 }
 
 fn flavor_word(flavor: Flavor) -> &'static str {
@@ -393,5 +394,28 @@ mod tests {
         assert_eq!(position_table(&PositionPlace::Source { table: table.clone() }), expected);
         assert_eq!(position_table(&PositionPlace::Server { url, table }), expected);
         assert_eq!(position_table(&PositionPlace::File("/p".into())), None);
+    }
+
+    #[test]
+    fn only_a_place_of_mysql_from_before_its_gtids_is_a_file_and_an_offset() {
+        let place = |flavor, gtids, file: &str| Place {
+            gtids: GtidSet::parse(flavor, gtids).unwrap(),
+            file: file.into(),
+            position: 4,
+        };
+        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5";
+        let named = [
+            place(Flavor::MySql, uuid, "binlog.000001"),
+            place(Flavor::MySql, "", ""),
+            place(Flavor::MariaDb, "0-1-7", "binlog.000001"),
+            // Of a server that had logged nothing: its offsets would mean nothing on another one,
+            // and no UUID would tell the two apart.
+            place(Flavor::MariaDb, "", "binlog.000001"),
+        ];
+        for place in named {
+            assert!(by_gtids(&place, true), "{place:?}");
+        }
+        assert!(!by_gtids(&place(Flavor::MySql, "", "binlog.000001"), true));
+        assert!(!by_gtids(&place(Flavor::MySql, "", ""), false));
     }
 }
