@@ -319,27 +319,13 @@ impl Reader {
         }
         let silence_max = self.settings.heartbeat * HEARTBEATS_MISSED_MAX;
         loop {
-            while let Some(packets) = session.stream.take().map_err(|e| session.ended(e))? {
-                for payload in packets {
-                    let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
-                        Sent::Event(event) => event,
-                        Sent::End => return Err(session.closed().into()),
-                    };
-                    session.event(event, &mut decoded)?;
-                    while session.decoder.has_more() {
-                        if decoded.len() >= BATCH_MAX {
-                            self.hand_over(&mut session, &mut decoded).await?;
-                        }
-                        session.step(&mut decoded)?;
-                    }
-                    if decoded.len() >= BATCH_MAX {
-                        self.hand_over(&mut session, &mut decoded).await?;
-                    }
-                }
-            }
-            if !decoded.is_empty() {
+            let arrived = self.decode(&mut session, &mut decoded).await;
+            // What is before an error is as good as ever, and whoever goes on by hand behind it
+            // must be able to rely on all before it.
+            if !decoded.is_empty() && matches!(arrived, Ok(()) | Err(End::Failed(_))) {
                 self.hand_over(&mut session, &mut decoded).await?;
             }
+            arrived?;
             let reading = tokio::time::timeout(silence_max, session.stream.read());
             let read = Self::unless_over(&mut self.commands, &mut self.holding, reading).await?;
             match read {
@@ -349,6 +335,33 @@ impl Reader {
                 Ok(Ok(_)) => {}
             }
         }
+    }
+
+    /// Decodes what has come; hands over what is much, and leaves the rest in `decoded`.
+    async fn decode(
+        &mut self,
+        session: &mut Session,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), End> {
+        while let Some(packets) = session.stream.take().map_err(|error| session.ended(error))? {
+            for payload in packets {
+                let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
+                    Sent::Event(event) => event,
+                    Sent::End => return Err(session.closed().into()),
+                };
+                session.event(event, decoded)?;
+                while session.decoder.has_more() {
+                    if decoded.len() >= BATCH_MAX {
+                        self.hand_over(session, decoded).await?;
+                    }
+                    session.step(decoded)?;
+                }
+                if decoded.len() >= BATCH_MAX {
+                    self.hand_over(session, decoded).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The rows that the table had at the first start, as one transaction that ends where the
@@ -429,3 +442,6 @@ fn commanded(command: Option<Command>) -> End {
         Some(Command::Connect) | None => End::Abandoned,
     }
 }
+
+#[cfg(test)]
+mod tests;

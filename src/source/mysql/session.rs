@@ -323,6 +323,25 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+impl Session {
+    /// On a stream that a test writes.
+    pub(crate) fn scripted(stream: BinlogStream, decoder: Decoder, place: Place) -> Self {
+        Self {
+            stream,
+            decoder,
+            place,
+            server_uuid: String::new(),
+            initial: None,
+            by_gtids: true,
+            name: "walpost".into(),
+            server_id: 1,
+            received_bytes: 0,
+            warned: false,
+        }
+    }
+}
+
 impl Place {
     /// As it is kept.
     pub(crate) fn stored(&self, server_uuid: String) -> StoredPosition {
