@@ -355,6 +355,8 @@ impl Reader {
                         self.hand_over(session, decoded).await?;
                     }
                     session.step(decoded)?;
+                    // It may be gigabytes, and whoever keeps the lease shares this thread.
+                    tokio::task::yield_now().await;
                 }
                 if decoded.len() >= BATCH_MAX {
                     self.hand_over(session, decoded).await?;
