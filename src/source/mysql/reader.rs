@@ -35,6 +35,10 @@ const BATCH_MAX: usize = 2_048;
 /// Heartbeats that may stay away before the connection counts as dead.
 const HEARTBEATS_MISSED_MAX: u32 = 4;
 
+/// Longest wait for all that a session begins with: several connections, to several hosts, and what
+/// is asked on them. Only for a server that takes connections and then says nothing more.
+const OPEN_MAX: Duration = Duration::from_secs(300);
+
 /// How long a relay whose number another replica has waits before it tries again: the server kills
 /// the elder of the two each time.
 const CLASH_WAIT: Duration = Duration::from_secs(60);
@@ -245,9 +249,9 @@ impl Reader {
             (None, Some(stored)) => Begin::Stored(stored.clone()),
             (None, None) => Begin::First(self.settings.initial),
         };
-        let opening = start.open(begin);
-        let session =
-            Self::unless_over(&mut self.commands, &mut self.holding, opening).await??;
+        let opening = tokio::time::timeout(OPEN_MAX, start.open(begin));
+        let opened = Self::unless_over(&mut self.commands, &mut self.holding, opening).await?;
+        let session = opened.map_err(|_| MySqlError::Unanswered { after: OPEN_MAX })??;
         self.keep(&session).await?;
         let place = &session.place;
         tracing::info!(
