@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::connect::connect;
-use super::conninfo::ConnInfo;
 use super::connection::WireError;
+use super::conninfo::ConnInfo;
 use super::decoder::{Decoded, Decoder, DecoderSettings};
 use super::dump::{BinlogStream, StreamLimits, StreamSettings};
 use super::error::MySqlError;
@@ -146,7 +146,8 @@ impl Start<'_> {
         match initial {
             config::Initial::Skip => Ok((place, None)),
             config::Initial::Publish => {
-                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone())?;
+                let budget = self.budget.clone();
+                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone(), budget)?;
                 Ok((place, Some(rows)))
             }
         }
