@@ -15,6 +15,8 @@ use super::decoder::{Decoded, TransactionEnd};
 use super::error::MySqlError;
 use super::inspect::{ColumnState, TableState};
 use super::resume::Place;
+use super::session::WRITE_TIMEOUT;
+use super::store::Lent;
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
 use crate::identity::{LogId, RowIdentity};
@@ -227,9 +229,16 @@ impl Form {
 }
 
 /// Reads to the end of the answer, or until nobody listens.
-async fn read(mut reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
+async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
+    // However this ends, nobody waits for the rest of the answer.
+    let mut reader = Lent(Some(reader));
+    let Some(connection) = &mut reader.0 else { return };
     let outcome = async {
-        let mut answer = reader.query_iter(statement).await?;
+        // The server waits for us as long as we may wait for a broker: where it hangs up, all
+        // begins anew.
+        let patience = WRITE_TIMEOUT.as_secs();
+        connection.query_drop(format!("SET SESSION net_write_timeout = {patience}")).await?;
+        let mut answer = connection.query_iter(statement).await?;
         while let Some(row) = answer.next().await? {
             if rows.send(Ok(Some(row.unwrap()))).await.is_err() {
                 return Ok(());
