@@ -112,7 +112,11 @@ impl Start<'_> {
         };
         let stream = self.dump(&server, &place).await?;
         let mut decoder = Decoder::new(self.decoder_settings(&server, &table, uuid));
-        decoder.reset(&place.file, place.position);
+        match by_gtids(&place, &server) {
+            // The server says where that is.
+            true => decoder.reset("", 0),
+            false => decoder.reset(&place.file, place.position),
+        }
         Ok(Session {
             stream,
             decoder,
