@@ -3,16 +3,17 @@
 use std::time::Duration;
 
 use crate::support::broker::Kind;
+use crate::support::database::Server;
+use crate::support::mysql::{MySql, Version};
 use crate::support::postgres::Postgres;
 use crate::support::process::eventually;
 use crate::support::proxy::{Action, Direction, Ending, Event, Point};
 use crate::support::slot::{end_of_log, slot_state};
 use crate::support::stage::{PATIENCE, Stage};
 
-#[test]
-fn a_connection_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
+/// `rare` messages are waited for only once or twice.
+fn cut_at_messages<S: Server>(server: &S, rare: Event) {
     // given a relay under load, to a broker that takes its time
-    let server = Postgres::shared();
     let stage = Stage::set(server, Kind::Nats, "cut");
     let relay = stage.relay(server).started();
     let writing = stage.workload(server).start();
@@ -20,11 +21,10 @@ fn a_connection_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
     stage.to_broker.delay(Direction::ToClient, Duration::from_millis(30));
     // when its connection is cut before, inside and after messages of every kind
     let (mut cuts, mut certain) = (0, 0);
-    for event in [Event::Insert, Event::Commit, Event::XLogData, Event::Keepalive] {
+    for event in [Event::Insert, Event::Commit, Event::XLogData, rare] {
         for point in [Point::Before, Point::Inside, Point::After] {
             for (count, ending) in [(1, Ending::Reset), (3, Ending::Fin), (29, Ending::Fin)] {
-                if event == Event::Keepalive && count > 3 {
-                    // They are rare.
+                if event == rare && count > 3 {
                     continue;
                 }
                 let trigger = stage.to_database.when(event, count, point, Action::Cut(ending));
@@ -45,9 +45,27 @@ fn a_connection_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
 }
 
 #[test]
-fn a_connection_cut_at_any_byte_costs_neither_a_row_nor_a_repeat() {
+fn a_connection_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
+    cut_at_messages(Postgres::shared(), Event::Keepalive);
+}
+
+#[test]
+fn a_connection_to_mysql_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
+    // The statement that writes the position, or the answer to it, is lost too.
+    if !Version::MySql97.is_left_out() {
+        cut_at_messages(MySql::shared(Version::MySql97), Event::Feedback);
+    }
+}
+
+#[test]
+fn a_connection_to_mariadb_cut_at_a_message_costs_neither_a_row_nor_a_repeat() {
+    if !Version::MariaDb1011.is_left_out() {
+        cut_at_messages(MySql::shared(Version::MariaDb1011), Event::Feedback);
+    }
+}
+
+fn cut_at_bytes<S: Server>(server: &S) {
     // given a relay under load, to a broker that takes its time
-    let server = Postgres::shared();
     let stage = Stage::set(server, Kind::Nats, "cut_bytes");
     let relay = stage.relay(server).started();
     let writing = stage.workload(server).start();
@@ -68,6 +86,25 @@ fn a_connection_cut_at_any_byte_costs_neither_a_row_nor_a_repeat() {
     let ledger = writing.stop();
     let again = stage.finish(server, relay, &ledger);
     assert!(again >= 30, "the database sent only {again} rows again");
+}
+
+#[test]
+fn a_connection_cut_at_any_byte_costs_neither_a_row_nor_a_repeat() {
+    cut_at_bytes(Postgres::shared());
+}
+
+#[test]
+fn a_connection_to_mysql_cut_at_any_byte_costs_neither_a_row_nor_a_repeat() {
+    if !Version::MySql97.is_left_out() {
+        cut_at_bytes(MySql::shared(Version::MySql97));
+    }
+}
+
+#[test]
+fn a_connection_to_mariadb_cut_at_any_byte_costs_neither_a_row_nor_a_repeat() {
+    if !Version::MariaDb1011.is_left_out() {
+        cut_at_bytes(MySql::shared(Version::MariaDb1011));
+    }
 }
 
 #[test]

@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use crate::support::broker::Kind;
+use crate::support::database::Server;
+use crate::support::mysql::{self, MySql};
 use crate::support::postgres::{Postgres, Version};
 use crate::support::process::eventually;
 use crate::support::slot::{end_of_log, slot_state};
@@ -13,10 +15,9 @@ const CRASHES: u64 = 4;
 /// Rows that each fault meets on their way, at least.
 const IN_FLIGHT: u64 = 40;
 
-/// After a crash the slot may have gone back; a relay that outlives it knows where it was.
-fn crashes(kind: Kind) {
+/// After a crash PostgreSQL's slot may have gone back; a relay that outlives it knows where it was.
+fn crashes<S: Server>(mut server: S, kind: Kind) {
     // given a relay under load
-    let mut server = Postgres::start(Version::V15);
     let stage = Stage::set(&server, kind, "crash");
     let relay = stage.relay(&server).started();
     let writing = stage.workload(&server).start();
@@ -24,12 +25,12 @@ fn crashes(kind: Kind) {
     // when the database crashes, again and again, with rows on their way to the broker
     for crash in 0..CRASHES {
         stage.hold_back(IN_FLIGHT, &relay);
-        server.stop_immediate();
+        server.crash();
         // Every other time the confirms come while there is no database to tell.
         if crash % 2 == 0 {
             stage.release();
         }
-        server.restart();
+        server.recover();
         if crash % 2 == 1 {
             stage.await_rows(1, &relay);
             stage.release();
@@ -44,17 +45,33 @@ fn crashes(kind: Kind) {
 
 #[test]
 fn crashes_of_the_database_cost_neither_a_row_nor_a_repeat_in_kafka() {
-    crashes(Kind::Kafka);
+    crashes(Postgres::start(Version::V15), Kind::Kafka);
 }
 
 #[test]
 fn crashes_of_the_database_cost_neither_a_row_nor_a_repeat_in_rabbitmq() {
-    crashes(Kind::RabbitMq);
+    crashes(Postgres::start(Version::V15), Kind::RabbitMq);
 }
 
 #[test]
 fn crashes_of_the_database_cost_neither_a_row_nor_a_repeat_in_nats() {
-    crashes(Kind::Nats);
+    crashes(Postgres::start(Version::V15), Kind::Nats);
+}
+
+#[test]
+fn crashes_of_mysql_cost_neither_a_row_nor_a_repeat() {
+    let version = mysql::Version::MySql97;
+    if !version.is_left_out() {
+        crashes(MySql::start(version), Kind::Nats);
+    }
+}
+
+#[test]
+fn crashes_of_mariadb_cost_neither_a_row_nor_a_repeat() {
+    let version = mysql::Version::MariaDb1011;
+    if !version.is_left_out() {
+        crashes(MySql::start(version), Kind::Kafka);
+    }
 }
 
 /// A server that shuts down waits for its walsenders' clients to acknowledge everything.

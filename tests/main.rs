@@ -5,6 +5,7 @@
 mod cli;
 mod docs;
 mod end_to_end;
+mod fault_binlog;
 mod fault_broker;
 mod fault_connection;
 mod fault_database;
@@ -25,4 +26,5 @@ mod sink_rabbitmq;
 mod sink_stdout;
 mod source_postgres;
 mod support;
+mod support_binlog;
 mod support_self;

@@ -24,25 +24,21 @@ fn committed_rows_of_version_18_arrive() {
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-17`"]
 fn committed_rows_of_version_17_arrive() {
     relays(Version::V17);
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-16`"]
 fn committed_rows_of_version_16_arrive() {
     relays(Version::V16);
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-14`"]
 fn committed_rows_of_version_14_arrive() {
     relays(Version::V14);
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-13`"]
 fn committed_rows_of_version_13_arrive() {
     relays(Version::V13);
 }

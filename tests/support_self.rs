@@ -17,7 +17,7 @@ use crate::support::slot::{
     create_outbox, create_publication_and_slot, create_slot, drop_slot, end_of_log, parse_lsn,
     slot_state, wait_drained, wait_inactive,
 };
-use crate::support::writer::{Workload, Writing};
+use crate::support::writer::{Shape, Workload, Writing};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -256,7 +256,6 @@ fn committed_rows_outlive_every_way_to_stop_a_server() {
 }
 
 #[test]
-#[ignore = "needs `scripts/setup postgres-13 postgres-14 postgres-16 postgres-17 postgres18`"]
 fn every_version_starts_with_logical_decoding() {
     use Version::{V13, V14, V15, V16, V17, V18};
     for (version, major) in [(V13, 13), (V14, 14), (V15, 15), (V16, 16), (V17, 17), (V18, 18)] {
@@ -387,7 +386,7 @@ fn an_unanswered_commit_is_settled_by_the_server() {
         connections: 1,
         rows_per_second: None,
         rows_per_connection: Some(20),
-        mix: vec![(crate::support::writer::Shape::OneRow, 1)],
+        mix: vec![(Shape::OneRow, 1)],
         ..Workload::new(&server.url_at(proxy.addr(), &database), "outbox")
     }
     .start();
@@ -395,7 +394,7 @@ fn an_unanswered_commit_is_settled_by_the_server() {
     // then: the row counts as committed, with a bound
     assert!(cut.fired());
     let rows = ledger.rows();
-    assert!(matches!(rows[0].1, Outcome::Committed { lsn_max } if lsn_max < u64::MAX));
+    assert!(matches!(rows[0].1, Outcome::Committed { position_max } if position_max < u64::MAX));
     assert_eq!(client.number("SELECT count(*) FROM outbox"), ledger.committed() as i64);
 }
 

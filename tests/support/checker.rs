@@ -10,7 +10,6 @@ use std::fmt;
 use serde::Deserialize;
 
 use super::ledger::{Ledger, Outcome, WrittenRow, hash};
-use super::slot::format_lsn;
 
 /// Violations of one kind that a report prints.
 const SHOWN_MAX: usize = 5;
@@ -71,7 +70,7 @@ pub enum Kind {
     Phantom,
     /// I3: first publications of a key are not in commit order, or in several streams.
     Order,
-    /// I5: the slot confirmed a row that the broker did not hold.
+    /// I5: a row was confirmed to the database that the broker did not hold.
     ConfirmedUnpublished,
     /// I6: more duplicates than allowed.
     Duplicates,
@@ -108,18 +107,18 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// A sample for I5: the slot's confirmed position, read BEFORE the broker was read to its
+    /// A sample for I5: the relay's confirmed position, read BEFORE the broker was read to its
     /// end (any later read may hold rows that were confirmed after the sample).
-    pub fn confirmed(mut self, confirmed_flush_lsn: u64, published: &[Published]) -> Judge<'a> {
+    pub fn confirmed(mut self, position: u64, published: &[Published]) -> Judge<'a> {
         let held = published.iter().filter_map(payload).map(|payload| payload.row).collect();
-        self.samples.push((confirmed_flush_lsn, Sample::Rows(held)));
+        self.samples.push((position, Sample::Rows(held)));
         self
     }
 
     /// As [`Judge::confirmed`], where what the broker held is all below a [`mark`] of what it
     /// holds now.
-    pub fn confirmed_at(mut self, confirmed_flush_lsn: u64, mark: Mark) -> Judge<'a> {
-        self.samples.push((confirmed_flush_lsn, Sample::Until(mark)));
+    pub fn confirmed_at(mut self, position: u64, mark: Mark) -> Judge<'a> {
+        self.samples.push((position, Sample::Until(mark)));
         self
     }
 
@@ -279,8 +278,8 @@ impl<'a> Judge<'a> {
         };
         for (index, (confirmed, held)) in self.samples.iter().enumerate() {
             for (row, outcome) in rows {
-                let Outcome::Committed { lsn_max } = *outcome else { continue };
-                if lsn_max > *confirmed {
+                let Outcome::Committed { position_max } = *outcome else { continue };
+                if position_max > *confirmed {
                     continue;
                 }
                 report.sampled_rows += 1;
@@ -290,10 +289,8 @@ impl<'a> Judge<'a> {
                 };
                 if !is_held {
                     let detail = format!(
-                        "sample {index}: slot at {}, {} committed by {}",
-                        format_lsn(*confirmed),
+                        "sample {index}: confirmed to {confirmed:#X}, {} committed by {position_max:#X}",
                         describe(row),
-                        format_lsn(lsn_max)
                     );
                     report.add(Kind::ConfirmedUnpublished, detail);
                 }

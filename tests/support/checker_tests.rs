@@ -38,13 +38,13 @@ fn ledger() -> Ledger {
     let ledger = Ledger::new();
     for row in 1..=3 {
         let transaction = ledger.enter(vec![written("a", row, row)]);
-        ledger.outcome(transaction, Outcome::Committed { lsn_max: row * 100 });
+        ledger.outcome(transaction, Outcome::Committed { position_max: row * 100 });
     }
     let rolled_back = ledger.enter(vec![written("a", 4, 4)]);
     ledger.outcome(rolled_back, Outcome::RolledBack);
     let undone = WrittenRow { undone: true, ..written("a", 5, 5) };
     let committed = ledger.enter(vec![undone]);
-    ledger.outcome(committed, Outcome::Committed { lsn_max: 500 });
+    ledger.outcome(committed, Outcome::Committed { position_max: 500 });
     ledger
 }
 
@@ -191,7 +191,7 @@ fn a_changed_payload_key_or_header_is_found() {
 fn rows_of_unknown_outcome_may_be_there_or_not_but_want_settling() {
     for messages in [all(), all()[..2].to_vec()] {
         let ledger = ledger();
-        ledger.outcome(2, Outcome::Unknown { xid: 9, marker: 9 });
+        ledger.outcome(2, Outcome::Unknown { number: 9, marker: 9 });
         let report = Judge::new(&ledger, messages).judge();
         assert!(report.is_clean(), "{report}");
         assert_eq!(report.unknown, 1);

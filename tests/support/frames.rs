@@ -5,6 +5,8 @@
 
 use std::collections::HashSet;
 
+use super::binlog_frames::BinlogFramer;
+
 /// Which way bytes go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Direction {
@@ -18,6 +20,10 @@ pub enum Protocol {
     /// Anything; a frame is what one read brought.
     Opaque,
     Postgres,
+    /// MySQL and MariaDB; rows and commits are those of this database's `outbox`.
+    MySql {
+        database: &'static str,
+    },
     Kafka,
     Amqp,
     Nats,
@@ -26,15 +32,16 @@ pub enum Protocol {
 /// A frame worth counting. One frame may be several events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Event {
-    /// PostgreSQL to client: CopyData `w`, one pgoutput message each.
+    /// PostgreSQL to client: CopyData `w`, one pgoutput message each. MySQL: a binlog event.
     XLogData,
-    /// An XLogData that holds an Insert.
+    /// An XLogData that holds an Insert. MySQL: a row, of which an event may hold several.
     Insert,
-    /// An XLogData that holds a Commit.
+    /// An XLogData that holds a Commit. MySQL: of a transaction with such rows.
     Commit,
-    /// PostgreSQL to client: CopyData `k`.
+    /// PostgreSQL to client: CopyData `k`. MySQL: a heartbeat.
     Keepalive,
-    /// Client to PostgreSQL: CopyData `r`, the standby status update.
+    /// Client to PostgreSQL: CopyData `r`, the standby status update. To MySQL: a statement on
+    /// `walpost_position`.
     Feedback,
     /// Client to broker: Kafka Produce request, AMQP basic.publish, NATS PUB or HPUB outside
     /// the `$JS.` subjects.
@@ -53,11 +60,16 @@ pub struct Framer {
     answer_due: bool,
     /// Kafka: correlation ids of unanswered Produce requests.
     produces: HashSet<[u8; 4]>,
+    binlog: Option<BinlogFramer>,
 }
 
 impl Framer {
     pub fn new(protocol: Protocol) -> Framer {
-        Framer { protocol, opening: true, answer_due: false, produces: HashSet::new() }
+        let binlog = match protocol {
+            Protocol::MySql { database } => Some(BinlogFramer::new(database)),
+            _ => None,
+        };
+        Framer { protocol, opening: true, answer_due: false, produces: HashSet::new(), binlog }
     }
 
     /// Length of the first frame of `bytes`, which start at a frame's border, and its events;
@@ -66,8 +78,11 @@ impl Framer {
         if bytes.is_empty() {
             return None;
         }
+        if let Some(binlog) = &mut self.binlog {
+            return binlog.next(direction, bytes);
+        }
         match self.protocol {
-            Protocol::Opaque => Some((bytes.len(), Vec::new())),
+            Protocol::Opaque | Protocol::MySql { .. } => Some((bytes.len(), Vec::new())),
             Protocol::Postgres => self.postgres(direction, bytes),
             Protocol::Kafka => self.kafka(direction, bytes),
             Protocol::Amqp => self.amqp(direction, bytes),

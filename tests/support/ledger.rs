@@ -7,22 +7,21 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
 
-use super::postgres::Client;
-use super::slot::parse_lsn;
+use super::database::Session;
 
 /// What a transaction became.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// Its rows were entered; COMMIT or ROLLBACK has not been answered yet.
     Open,
-    /// Committed; its commit record ends at or before this LSN.
+    /// Committed, below this position of the database's log.
     Committed {
-        lsn_max: u64,
+        position_max: u64,
     },
     RolledBack,
     /// The connection broke between COMMIT and its answer; see [`Ledger::settle`].
     Unknown {
-        xid: u64,
+        number: u64,
         marker: u64,
     },
 }
@@ -39,7 +38,7 @@ pub struct WrittenRow {
     pub seq: u64,
     pub id: String,
     pub event_type: String,
-    /// SHA-256 of `payload::text`.
+    /// SHA-256 of the payload as the server prints it.
     pub payload_hash: Vec<u8>,
     /// Its savepoint was rolled back, whatever the transaction became.
     pub undone: bool,
@@ -79,12 +78,12 @@ impl Ledger {
 
     /// Asks the server what became of the transactions with unknown outcome, by the writers'
     /// table of `markers`; true when none is left. Errors of the connection leave them unknown.
-    pub fn settle(&self, client: &Client, markers: &str) -> bool {
+    pub fn settle(&self, session: &dyn Session, markers: &str) -> bool {
         let outcomes = self.lock().outcomes.clone();
         let mut all = true;
         for (transaction, outcome) in outcomes.into_iter().enumerate() {
-            let Outcome::Unknown { xid, marker } = outcome else { continue };
-            match settled(client, markers, xid, marker) {
+            let Outcome::Unknown { number, marker } = outcome else { continue };
+            match session.settled(markers, number, marker) {
                 Some(outcome) => self.outcome(transaction, outcome),
                 None => all = false,
             }
@@ -108,6 +107,12 @@ impl Ledger {
         rows.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Committed { .. })).count()
     }
 
+    /// How many committed rows may lie at or above a position: they are not confirmed there.
+    pub fn committed_above(&self, position: u64) -> usize {
+        let above = |outcome: &Outcome| matches!(outcome, Outcome::Committed { position_max } if *position_max > position);
+        self.rows().iter().filter(|(_, outcome)| above(outcome)).count()
+    }
+
     /// Writes one line a row, to read after a failure.
     pub fn save(&self, path: &Path) {
         let mut file = std::fs::File::create(path).expect("the ledger's file can be made");
@@ -119,30 +124,6 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, Entries> {
         self.entries.lock().expect("no writer panics while it holds the ledger")
     }
-}
-
-/// What became of a transaction whose COMMIT was not answered; `None` while it is still in
-/// progress (its backend may outlive the connection) or the server does not answer.
-///
-/// `pg_xact_status` alone would lie: after a crash the server gives out again the ids of
-/// transactions whose log never reached the disk, and speaks of the new owner. So it only says
-/// that nothing is in progress any more, and a row that the transaction left in `markers` tells
-/// the outcome.
-pub fn settled(client: &Client, markers: &str, xid: u64, marker: u64) -> Option<Outcome> {
-    let status = client.try_rows(&format!("SELECT pg_xact_status('{xid}'::xid8)"));
-    // An id that the crash took back is in the future: an error of the server's, not ours.
-    match status {
-        Ok(rows) if rows[0][0].as_deref() == Some("in progress") => return None,
-        Ok(_) => {}
-        Err(error) if error.as_db_error().is_some() => {}
-        Err(_) => return None,
-    }
-    let sql = format!("SELECT FROM {markers} WHERE marker = {marker}");
-    if client.try_rows(&sql).ok()?.is_empty() {
-        return Some(Outcome::RolledBack);
-    }
-    let bound = client.try_rows("SELECT pg_current_wal_insert_lsn()").ok()?;
-    Some(Outcome::Committed { lsn_max: parse_lsn(bound[0][0].as_deref()?) })
 }
 
 /// SHA-256, as [`WrittenRow::payload_hash`] holds it.

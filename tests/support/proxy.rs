@@ -414,9 +414,8 @@ impl Shared {
             .armed
             .extract_if(.., |armed| match &mut armed.condition {
                 Condition::Count(event, left) => {
-                    if events.contains(event) {
-                        *left -= 1;
-                    }
+                    let count = events.iter().filter(|seen| *seen == event).count() as u64;
+                    *left = left.saturating_sub(count);
                     *left == 0
                 }
                 Condition::Bytes(wanted, carried, predicate) => {

@@ -2,6 +2,7 @@
 //!
 //! Knows the command line and nothing of the inside.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -67,9 +68,7 @@ impl Relay {
     pub fn start(&mut self) {
         assert!(!self.is_running(), "the relay runs already");
         self.note_peak();
-        // Another build of the same tree, such as the release one, for the long runs.
-        let program = std::env::var_os("WALPOST_TEST_PROGRAM");
-        let mut command = Command::new(program.unwrap_or(env!("CARGO_BIN_EXE_walpost").into()));
+        let mut command = Command::new(program());
         command.args(&self.arguments);
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WALPOST_") {
@@ -152,6 +151,13 @@ impl Relay {
         let now = self.process.as_ref().and_then(|process| peak_rss_bytes(process.id()));
         self.peak_rss_bytes_ended = self.peak_rss_bytes_ended.max(now.unwrap_or(0));
     }
+}
+
+/// The program under test: the tests' own build, or another one of the same tree, such as the
+/// release one for the long runs.
+pub fn program() -> OsString {
+    let other = std::env::var_os("WALPOST_TEST_PROGRAM");
+    other.unwrap_or(env!("CARGO_BIN_EXE_walpost").into())
 }
 
 /// Peak resident memory of a process (VmHWM); `None` when it is gone or a zombie.

@@ -4,19 +4,16 @@
 //! nothing was sent twice: NATS drops repeats by their id, so the stream alone would not show them.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::broker::{Broker, Kind};
 use super::checker::Judge;
-use super::ledger::{Ledger, Outcome, WrittenRow, hash};
-use super::postgres::{Client, Postgres, literal};
+use super::database::Server;
+use super::ledger::Ledger;
+use super::postgres::{Client, Postgres};
 use super::process::eventually;
-use super::proxy::{Direction, Event, Protocol, Proxy};
+use super::proxy::{Direction, Event, Proxy};
 use super::relay::Relay;
-use super::slot::{
-    create_outbox, create_publication_and_slot, end_of_log, parse_lsn, slot_state, wait_drained,
-};
 use super::writer::Workload;
 
 /// For whatever must happen, on a busy machine too.
@@ -27,7 +24,7 @@ pub const AGGREGATE_TYPE: &str = "Order";
 
 /// See the module.
 pub struct Stage {
-    /// Of database, publication and slot.
+    /// Of the database, and of the relay's position in its log.
     pub name: String,
     pub broker: Broker,
     pub kind: Kind,
@@ -39,15 +36,13 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes outbox, publication and slot in a database of their own, and starts a broker.
-    pub fn set(server: &Postgres, kind: Kind, prefix: &str) -> Stage {
-        let name = empty_outbox(server, prefix);
+    /// Makes an outbox in a database of its own, and starts a broker.
+    pub fn set(server: &impl Server, kind: Kind, prefix: &str) -> Stage {
+        let name = server.empty_outbox(prefix);
         let broker = Broker::start(kind);
         broker.prepare(AGGREGATE_TYPE);
         let url = broker.url();
-        let (_, address) = url.rsplit_once("127.0.0.1:").expect("a broker is on this machine");
-        let port: String = address.chars().take_while(char::is_ascii_digit).collect();
-        let direct = SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")));
+        let direct = address_of(&url);
         let to_broker = Proxy::start_with(direct, kind.protocol());
         let sink = match kind {
             Kind::Kafka => url,
@@ -55,27 +50,43 @@ impl Stage {
                 url.replace(&direct.to_string(), &to_broker.addr().to_string())
             }
         };
-        let to_database = Proxy::start_with(server.address(), Protocol::Postgres);
+        let to_database = Proxy::start_with(server.address(), server.protocol(&name));
         Stage { name, broker, kind, to_database, to_broker, sink }
     }
 
     /// A relay with quick retries, by way of both proxies; not started.
-    pub fn relay(&self, server: &Postgres) -> Relay {
-        self.relay_from(&server.url_at(self.to_database.addr(), &self.name))
+    pub fn relay<S: Server>(&self, server: &S) -> Relay {
+        self.relay_into(server, &self.sink)
     }
 
-    /// As [`Stage::relay`], with another source URL.
+    /// As [`Stage::relay`], with another way to the broker.
+    pub fn relay_into<S: Server>(&self, server: &S, sink: &str) -> Relay {
+        let source = server.url_at(self.to_database.addr(), &self.name);
+        quick(S::relay(&source, sink, &self.name))
+    }
+
+    /// As [`Stage::relay`], with another source URL of PostgreSQL.
     pub fn relay_from(&self, source: &str) -> Relay {
         quick_relay(source, &self.sink, &self.name)
     }
 
+    /// One more proxy in front of NATS or RabbitMQ, with the sink's URL by way of it.
+    pub fn another_way(&self) -> (Proxy, String) {
+        assert!(self.kind != Kind::Kafka, "its clients go past a proxy");
+        let url = self.broker.url();
+        let direct = address_of(&url);
+        let proxy = Proxy::start_with(direct, self.kind.protocol());
+        let sink = url.replace(&direct.to_string(), &proxy.addr().to_string());
+        (proxy, sink)
+    }
+
     /// A client that goes past the proxies.
-    pub fn client(&self, server: &Postgres) -> Client {
+    pub fn client<S: Server>(&self, server: &S) -> S::Client {
         server.client_for(&self.name)
     }
 
     /// The usual mix at 1,000 rows/s over 100 keys, past the proxies, until stopped.
-    pub fn workload(&self, server: &Postgres) -> Workload {
+    pub fn workload(&self, server: &impl Server) -> Workload {
         let mut workload = Workload::new(&server.url_for(&self.name), "outbox");
         workload.aggregate_type = AGGREGATE_TYPE.to_owned();
         workload.keys = 50;
@@ -112,12 +123,21 @@ impl Stage {
         self.to_database.seen(Event::Insert)
     }
 
+    /// Up to where the database was told that all is published.
+    pub fn confirmed<S: Server>(&self, server: &S) -> u64 {
+        S::confirmed(&self.client(server), &self.name)
+    }
+
+    /// Waits until the database was told that all of it is published; says whether it was.
+    pub fn drains<S: Server>(&self, server: &S) -> bool {
+        drains::<S>(&self.client(server), &self.name, PATIENCE)
+    }
+
     /// Lets everything arrive, stops the relay, and judges: no loss, order, and no row sent
-    /// twice. Says how many rows the database had sent more than once.
-    pub fn finish(mut self, server: &Postgres, mut relay: Relay, ledger: &Ledger) -> u64 {
-        let client = self.client(server);
-        let drained = wait_drained(&client, &self.name, end_of_log(&client), PATIENCE);
-        assert!(drained, "{:?}\n{}", slot_state(&client, &self.name), relay.log());
+    /// twice. Says how many rows the database had sent more than once, where it sends them in the
+    /// clear.
+    pub fn finish<S: Server>(mut self, server: &S, mut relay: Relay, ledger: &Ledger) -> u64 {
+        assert!(self.drains(server), "{}", relay.log());
         assert!(relay.terminate().success(), "{}", relay.log());
         let published = self.broker.published(AGGREGATE_TYPE);
         Judge::new(ledger, published).duplicates_max(0).judge().assert_clean();
@@ -126,59 +146,40 @@ impl Stage {
             let publishes = self.to_broker.seen(Event::Publish);
             assert_eq!(publishes, committed, "rows were sent to NATS twice\n{}", relay.log());
         }
-        self.rows_sent() - committed
+        self.rows_sent().saturating_sub(committed)
     }
 }
 
-/// A database with outbox, publication and slot, all of one name.
+/// Where a broker of this URL listens.
+fn address_of(url: &str) -> SocketAddr {
+    let (_, address) = url.rsplit_once("127.0.0.1:").expect("a broker is on this machine");
+    let port: String = address.chars().take_while(char::is_ascii_digit).collect();
+    SocketAddr::from(([127, 0, 0, 1], port.parse().expect("a port")))
+}
+
+/// Waits until the database was told that everything up to now is published; says whether it was
+/// in time.
+pub fn drains<S: Server>(client: &S::Client, name: &str, timeout: Duration) -> bool {
+    let end = S::end_of_log(client);
+    eventually(timeout, || S::confirmed(client, name) >= end)
+}
+
+/// A database of PostgreSQL's with outbox, publication and slot, all of one name.
 pub fn empty_outbox(server: &Postgres, prefix: &str) -> String {
-    let name = server.fresh_database(prefix);
-    let client = server.client_for(&name);
-    create_outbox(&client, "outbox");
-    create_publication_and_slot(&client, "outbox", &name, &name);
-    name
+    server.empty_outbox(prefix)
+}
+
+/// A relay of PostgreSQL's whose retries a test need not wait for; not started.
+pub fn quick_relay(source: &str, sink: &str, name: &str) -> Relay {
+    quick(Postgres::relay(source, sink, name))
 }
 
 /// A relay whose retries a test need not wait for; not started.
-pub fn quick_relay(source: &str, sink: &str, name: &str) -> Relay {
-    Relay::new(source, sink).slot(name).publication(name).table("public.outbox").args(&[
-        "--set",
-        "relay.retry_first=10ms",
-        "--set",
-        "relay.retry_max=100ms",
-    ])
+pub fn quick(relay: Relay) -> Relay {
+    relay.args(&["--set", "relay.retry_first=10ms", "--set", "relay.retry_max=100ms"])
 }
 
-/// Commits one transaction of many rows over fifty keys of its own.
+/// Commits one transaction of many rows over fifty keys of its own to PostgreSQL.
 pub fn bulk(client: &Client, ledger: &Ledger, rows: u64) {
-    // Rows and keys of two bulks, or of a writer, never look alike.
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    let first = 900_000_000_000_000 + number * 1_000_000_000;
-    client.run("BEGIN");
-    let inserted = client.rows(&format!(
-        "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
-         SELECT gen_random_uuid(), {}, 'bulk-{number}-' || (i % 50), 'OrderCreated', \
-         jsonb_build_object('key', 'bulk-{number}-' || (i % 50), 'seq', i / 50 + 1, \
-         'row', {first} + i, 'pad', repeat('x', 100)) \
-         FROM generate_series(0, {rows} - 1) AS i RETURNING id, aggregateid, payload::text",
-        literal(AGGREGATE_TYPE)
-    ));
-    let entered = inserted.iter().zip(0..).map(|(values, index)| {
-        let value = |at: usize| values[at].clone().expect("no value is NULL");
-        WrittenRow {
-            row: first + index,
-            transaction: 0,
-            key: value(1),
-            seq: index / 50 + 1,
-            id: value(0),
-            event_type: "OrderCreated".to_owned(),
-            payload_hash: hash(value(2).as_bytes()),
-            undone: false,
-        }
-    });
-    let transaction = ledger.enter(entered.collect());
-    client.run("COMMIT");
-    let end = client.value("SELECT pg_current_wal_insert_lsn()").expect("an LSN");
-    ledger.outcome(transaction, Outcome::Committed { lsn_max: parse_lsn(&end) });
+    Postgres::bulk(client, ledger, rows);
 }

@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 
-use super::ledger::{Ledger, Outcome, WrittenRow, hash, settled};
-use super::postgres::{Client, literal};
+use super::database::{self, Broken, Committed, NewRow, Session};
+use super::ledger::{Ledger, Outcome, WrittenRow, hash};
 use super::process::eventually;
-use super::slot::parse_lsn;
 
 /// A kind of transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +62,8 @@ pub struct Workload {
     /// short ones of the others.
     pub long_transactions: Option<Duration>,
     pub aggregate_type: String,
+    /// Ids rise with each row of a connection, as a UUID of version 7 does.
+    pub rising_ids: bool,
     pub ledger: Arc<Ledger>,
 }
 
@@ -83,6 +84,7 @@ impl Workload {
             mix: MIX.to_vec(),
             long_transactions: None,
             aggregate_type: "order".to_owned(),
+            rising_ids: false,
             ledger: Arc::new(Ledger::new()),
         }
     }
@@ -90,9 +92,10 @@ impl Workload {
     /// Starts the writers. They keep a table of their own beside the outbox: a row a
     /// transaction, which tells the outcome of those whose COMMIT was not answered.
     pub fn start(self) -> Writing {
-        let client = Client::connect(&self.url).expect("the server accepts connections");
+        let session = database::connect(&self.url).expect("the server accepts connections");
         let markers = self.markers();
-        client.run(&format!("CREATE TABLE IF NOT EXISTS {markers} (marker bigint PRIMARY KEY)"));
+        let create = format!("CREATE TABLE IF NOT EXISTS {markers} (marker bigint PRIMARY KEY)");
+        session.run(&create).expect("a table can be made");
         // Rows and keys of two workloads in one test binary never look alike.
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let run = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +156,7 @@ impl Writing {
         let ledger = Arc::clone(&self.workload.ledger);
         let (url, markers) = (self.workload.url.clone(), self.workload.markers());
         let all = eventually(Duration::from_secs(60), || {
-            Client::connect(&url).is_ok_and(|client| ledger.settle(&client, &markers))
+            database::connect(&url).is_some_and(|session| ledger.settle(&*session, &markers))
         });
         assert!(all, "a transaction's outcome stayed unknown");
         ledger
@@ -203,7 +206,7 @@ impl Hand {
 struct Writer {
     workload: Workload,
     rng: Rng,
-    client: Option<Client>,
+    session: Option<Box<dyn Session>>,
     stop: Arc<AtomicBool>,
     /// Keys with their last sequence number.
     keys: Vec<(String, u64)>,
@@ -213,15 +216,12 @@ struct Writer {
     name: String,
 }
 
-/// An open transaction: its id, and the row that it alone left among the markers.
+/// An open transaction: its number, and the row that it alone left among the markers.
 #[derive(Clone, Copy)]
 struct Begun {
-    xid: u64,
+    number: u64,
     marker: u64,
 }
-
-/// The connection broke or a statement failed; the open transaction is gone.
-struct Broken;
 
 impl Writer {
     fn new(workload: &Workload, run: u64, index: usize, stop: &Arc<AtomicBool>) -> Writer {
@@ -230,7 +230,7 @@ impl Writer {
         Writer {
             rng: Rng::with_seed(workload.seed.wrapping_mul(1_000).wrapping_add(index as u64)),
             workload: workload.clone(),
-            client: None,
+            session: None,
             stop: Arc::clone(stop),
             keys: (0..workload.keys).map(|key| (format!("{name}-k{key}"), 0)).collect(),
             next_row: first_row + 1,
@@ -245,7 +245,7 @@ impl Writer {
             self.pace();
             let shape = self.shape();
             if self.transaction(shape).is_err() {
-                self.client = None;
+                self.session = None;
             }
         }
     }
@@ -254,7 +254,7 @@ impl Writer {
         let duration = self.workload.long_transactions.expect("else there is no such thread");
         while !self.ended() {
             if self.long_transaction(duration).is_err() {
-                self.client = None;
+                self.session = None;
             }
         }
     }
@@ -306,10 +306,10 @@ impl Writer {
             Shape::SavepointRolledBack => {
                 let counts: [usize; 3] = std::array::from_fn(|_| self.rng.usize(1..=3));
                 rows.extend(self.insert(begun, counts[0])?);
-                self.run("SAVEPOINT inside")?;
+                self.session()?.run("SAVEPOINT inside")?;
                 let undone = self.insert(begun, counts[1])?;
                 rows.extend(undone.into_iter().map(|row| WrittenRow { undone: true, ..row }));
-                self.run("ROLLBACK TO SAVEPOINT inside")?;
+                self.session()?.run("ROLLBACK TO SAVEPOINT inside")?;
                 rows.extend(self.insert(begun, counts[2])?);
             }
             Shape::RolledBack => {
@@ -320,9 +320,8 @@ impl Writer {
             Shape::InsertDelete => {
                 let count = self.rng.usize(1..=3);
                 let inserted = self.insert(begun, count)?;
-                let ids: Vec<String> = inserted.iter().map(|row| literal(&row.id)).collect();
-                let table = &self.workload.table;
-                self.run(&format!("DELETE FROM {table} WHERE id IN ({})", ids.join(", ")))?;
+                let ids: Vec<&str> = inserted.iter().map(|row| row.id.as_str()).collect();
+                self.session()?.delete(&self.workload.table, &ids)?;
                 rows.extend(inserted);
             }
         }
@@ -342,24 +341,22 @@ impl Writer {
 
     /// Connects where needed and begins.
     fn begin(&mut self) -> Result<Begun, Broken> {
-        if self.client.is_none() {
-            self.client = Client::connect(&self.workload.url).ok();
+        if self.session.is_none() {
+            self.session = database::connect(&self.workload.url);
         }
-        if self.client.is_none() {
+        if self.session.is_none() {
             std::thread::sleep(Duration::from_millis(20));
             return Err(Broken);
         }
-        let (marker, markers) = (self.next_row, self.workload.markers());
-        let insert = format!("INSERT INTO {markers} VALUES ({marker})");
-        let rows = self.run(&format!("BEGIN; {insert}; SELECT pg_current_xact_id()"))?;
-        let xid = rows[0][0].as_deref().expect("an id").parse().expect("a number");
-        Ok(Begun { xid, marker })
+        let marker = self.next_row;
+        let number = self.session()?.begin(&self.workload.markers(), marker)?;
+        Ok(Begun { number, marker })
     }
 
     /// Inserts rows with one statement; payload hashes are of what the server stored.
     fn insert(&mut self, begun: Begun, count: usize) -> Result<Vec<WrittenRow>, Broken> {
         let mut rows = Vec::with_capacity(count);
-        let mut values = Vec::with_capacity(count);
+        let mut inserts = Vec::with_capacity(count);
         for _ in 0..count {
             let key = self.rng.usize(..self.keys.len());
             let row = self.next_row;
@@ -367,20 +364,23 @@ impl Writer {
             let (key, seq) = &mut self.keys[key];
             *seq += 1;
             let (key, seq) = (key.clone(), *seq);
-            let id = uuid::Uuid::from_u128(self.rng.u128(..)).to_string();
+            let mut id = self.rng.u128(..);
+            if self.workload.rising_ids {
+                id = u128::from(row) << 64 | id >> 64;
+            }
+            let id = uuid::Uuid::from_u128(id).to_string();
             let event_type = ["OrderCreated", "OrderPaid", "OrderShipped"][self.rng.usize(..3)];
             let payload = serde_json::json!({
-                "key": key, "seq": seq, "tx": format!("{}-{}", self.name, begun.xid), "row": row,
+                "key": key, "seq": seq, "tx": format!("{}-{}", self.name, begun.marker), "row": row,
                 "price": 1.5, "pad": self.padding(row),
             });
-            values.push(format!(
-                "({}, {}, {}, {}, {})",
-                literal(&id),
-                literal(&self.workload.aggregate_type),
-                literal(&key),
-                literal(event_type),
-                literal(&payload.to_string())
-            ));
+            inserts.push(NewRow {
+                id: id.clone(),
+                aggregate_type: self.workload.aggregate_type.clone(),
+                key: key.clone(),
+                event_type: event_type.to_owned(),
+                payload: payload.to_string(),
+            });
             rows.push(WrittenRow {
                 row,
                 transaction: 0,
@@ -392,15 +392,9 @@ impl Writer {
                 undone: false,
             });
         }
-        let table = &self.workload.table;
-        let columns = "id, aggregatetype, aggregateid, type, payload";
-        let sql = format!(
-            "INSERT INTO {table} ({columns}) VALUES {} RETURNING payload::text",
-            values.join(", ")
-        );
-        let stored = self.run(&sql)?;
+        let stored = self.session()?.insert(&self.workload.table, &inserts)?;
         for (row, stored) in rows.iter_mut().zip(&stored) {
-            row.payload_hash = hash(stored[0].as_deref().expect("a payload").as_bytes());
+            row.payload_hash = hash(stored.as_bytes());
         }
         Ok(rows)
     }
@@ -431,32 +425,29 @@ impl Writer {
         if !commit {
             // Whether the server hears it or loses the connection, nothing is committed.
             ledger.outcome(transaction, Outcome::RolledBack);
-            return self.run("ROLLBACK").map(drop);
+            return self.session()?.run("ROLLBACK");
         }
-        let client = self.client.as_ref().expect("begin connected");
-        let Err(error) = client.try_rows("COMMIT") else {
-            // The end of the log bounds the commit's LSN from above. When it cannot be asked
-            // any more, the row takes no part in the check of confirmed positions.
-            let bound = client.try_rows("SELECT pg_current_wal_insert_lsn()");
-            let lsn_max = bound
-                .as_ref()
-                .map_or(u64::MAX, |rows| parse_lsn(rows[0][0].as_deref().expect("an LSN")));
-            ledger.outcome(transaction, Outcome::Committed { lsn_max });
-            return bound.map(drop).map_err(|_| Broken);
-        };
-        let refused = error.as_db_error().is_some_and(|error| error.severity() == "ERROR");
-        if refused {
-            ledger.outcome(transaction, Outcome::RolledBack);
-            return Err(Broken);
+        match self.session()?.commit() {
+            Committed::Yes(bound) => {
+                // Where it is not known, the row takes no part in the check of confirmed
+                // positions.
+                let position_max = bound.unwrap_or(u64::MAX);
+                ledger.outcome(transaction, Outcome::Committed { position_max });
+                return bound.map(drop).ok_or(Broken);
+            }
+            Committed::No => {
+                ledger.outcome(transaction, Outcome::RolledBack);
+                return Err(Broken);
+            }
+            Committed::Unknown => {}
         }
-        let Begun { xid, marker } = begun;
-        ledger.outcome(transaction, Outcome::Unknown { xid, marker });
-        self.client = None;
+        let Begun { number, marker } = begun;
+        ledger.outcome(transaction, Outcome::Unknown { number, marker });
+        self.session = None;
         let markers = self.workload.markers();
         while !self.stopped() {
-            let outcome = Client::connect(&self.workload.url)
-                .ok()
-                .and_then(|client| settled(&client, &markers, xid, marker));
+            let outcome = database::connect(&self.workload.url)
+                .and_then(|session| session.settled(&markers, number, marker));
             if let Some(outcome) = outcome {
                 ledger.outcome(transaction, outcome);
                 break;
@@ -466,7 +457,7 @@ impl Writer {
         Err(Broken)
     }
 
-    fn run(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>, Broken> {
-        self.client.as_ref().ok_or(Broken)?.try_rows(sql).map_err(|_| Broken)
+    fn session(&self) -> Result<&dyn Session, Broken> {
+        self.session.as_deref().ok_or(Broken)
     }
 }

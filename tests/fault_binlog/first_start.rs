@@ -1,0 +1,148 @@
+//! The first start finds a table with rows and writers at work: each row goes exactly one way.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::on_each;
+use crate::support::broker::{Broker, Kind};
+use crate::support::checker::Judge;
+use crate::support::database::{Initial, create_outbox, init, is_stored, relay_first};
+use crate::support::ledger::Ledger;
+use crate::support::mysql::MySql;
+use crate::support::process::eventually;
+use crate::support::proxy::{Direction, Event, Proxy};
+use crate::support::relay::Relay;
+use crate::support::stage::{AGGREGATE_TYPE, PATIENCE, drains, quick};
+use crate::support::writer::{Shape, Workload};
+
+/// Rows that are there before the relay.
+const BEFORE: u64 = 2_000;
+
+/// Nothing deletes: a row that is gone before the first start was never to be published.
+const KEPT: &[(Shape, u32)] = &[
+    (Shape::OneRow, 60),
+    (Shape::ManyRows, 12),
+    (Shape::SavepointRolledBack, 14),
+    (Shape::RolledBack, 14),
+];
+
+/// An outbox with rows that no relay has seen.
+struct New {
+    name: String,
+    broker: Broker,
+    to_broker: Proxy,
+    relay: Relay,
+    /// Those rows.
+    before: Arc<Ledger>,
+}
+
+impl New {
+    fn outbox(server: &MySql, initial: Initial) -> New {
+        let name = server.fresh_database("first");
+        let client = server.client_for(&name);
+        create_outbox(&client);
+        let mut before = workload(server, &name);
+        before.rows_per_second = None;
+        before.rows_per_connection = Some(BEFORE / 2);
+        let before = before.start().finish();
+        init(&server.url_for(&name), &name);
+        assert!(!is_stored(&client, &name), "this is no first start");
+        let (broker, to_broker, sink) = Broker::start_behind_proxy(Kind::Nats);
+        broker.prepare(AGGREGATE_TYPE);
+        let relay = quick(relay_first(&server.url_for(&name), &sink, &name, initial));
+        New { name, broker, to_broker, relay, before }
+    }
+
+    fn drains(&self, server: &MySql) -> bool {
+        drains::<MySql>(&server.client_for(&self.name), &self.name, PATIENCE)
+    }
+}
+
+/// Ids rise, so that rows of a key stand in the table in the order in which they were written.
+fn workload(server: &MySql, database: &str) -> Workload {
+    Workload {
+        aggregate_type: AGGREGATE_TYPE.to_owned(),
+        mix: KEPT.to_vec(),
+        rising_ids: true,
+        ..Workload::new(&server.url_for(database), "outbox")
+    }
+}
+
+fn publishes(server: &MySql) {
+    // given rows, and writers at work
+    let mut new = New::outbox(server, Initial::Publish);
+    let mut workload = workload(server, &new.name);
+    workload.ledger = Arc::clone(&new.before);
+    workload.rows_per_second = Some(1_000);
+    let writing = workload.start();
+    let ledger = writing.ledger();
+    let rows = ledger.committed();
+    assert!(eventually(PATIENCE, || ledger.committed() > rows + 300));
+    // when a relay starts for the first time
+    new.relay.start();
+    assert!(new.drains(server), "{}", new.relay.log());
+    let rows = ledger.committed();
+    assert!(eventually(PATIENCE, || ledger.committed() > rows + 300));
+    // then each row is published once, by whichever way
+    let ledger = writing.stop();
+    assert!(new.drains(server), "{}", new.relay.log());
+    assert!(new.relay.terminate().success(), "{}", new.relay.log());
+    let published = new.broker.published(AGGREGATE_TYPE);
+    Judge::new(&ledger, published).duplicates_max(0).judge().assert_clean();
+    assert_eq!(new.to_broker.seen(Event::Publish), ledger.committed() as u64, "sent twice");
+}
+
+#[test]
+fn a_first_start_publishes_each_row_once_while_writers_are_at_work() {
+    on_each(publishes);
+}
+
+fn is_killed(server: &MySql) {
+    // given rows, and a broker that takes its time
+    let mut new = New::outbox(server, Initial::Publish);
+    let ledger = Arc::clone(&new.before);
+    new.to_broker.delay(Direction::ToClient, Duration::from_millis(20));
+    // when the relay is killed in the midst of its first start, twice
+    for wanted in [200, 700] {
+        new.relay.start();
+        let seen = new.to_broker.seen(Event::Publish);
+        let some = || new.to_broker.seen(Event::Publish) >= seen + wanted;
+        assert!(eventually(PATIENCE, some), "{}", new.relay.log());
+        new.relay.kill();
+        assert!(new.broker.published(AGGREGATE_TYPE).len() < ledger.committed(), "too late");
+    }
+    // then the next one brings all of it
+    new.to_broker.resume();
+    new.relay.start();
+    assert!(new.drains(server), "{}", new.relay.log());
+    assert!(new.relay.terminate().success(), "{}", new.relay.log());
+    Judge::new(&ledger, new.broker.published(AGGREGATE_TYPE)).judge().assert_clean();
+}
+
+#[test]
+fn a_relay_killed_in_its_first_start_begins_it_again() {
+    on_each(is_killed);
+}
+
+fn skips(server: &MySql) {
+    // given rows that nobody wants
+    let mut new = New::outbox(server, Initial::Skip);
+    // when a relay starts, and then rows are written
+    new.relay.start();
+    let client = server.client_for(&new.name);
+    let stored = || is_stored(&client, &new.name);
+    assert!(eventually(PATIENCE, stored), "{}", new.relay.log());
+    let mut workload = workload(server, &new.name);
+    workload.rows_per_connection = Some(200);
+    let ledger = workload.start().finish();
+    // then those are published and no others
+    assert!(new.drains(server), "{}", new.relay.log());
+    assert!(new.relay.terminate().success(), "{}", new.relay.log());
+    let published = new.broker.published(AGGREGATE_TYPE);
+    Judge::new(&ledger, published).duplicates_max(0).judge().assert_clean();
+}
+
+#[test]
+fn a_first_start_that_skips_publishes_what_is_written_from_then_on() {
+    on_each(skips);
+}
