@@ -55,3 +55,12 @@ pub mod bench {
     pub use crate::source::postgres::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
     pub use crate::source::postgres::value::{SESSION_PARAMETERS, ValueError};
 }
+
+/// The same of the binlog.
+#[cfg(feature = "mysql")]
+#[doc(hidden)]
+pub mod bench_mysql {
+    pub use crate::source::mysql::decoder::{
+        DecodeError, Decoded, Decoder, DecoderSettings, IgnoredCounts, TransactionEnd,
+    };
+}

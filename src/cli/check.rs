@@ -57,6 +57,9 @@ pub(crate) async fn check(values: &Values, flags: &CheckFlags) -> anyhow::Result
 }
 
 fn lines(report: &Report) -> String {
+    // Wide enough for most names; a few longer ones push their detail aside.
+    let names = report.findings.iter().map(|finding| finding.name.len());
+    let width = names.filter(|length| *length <= 20).max().unwrap_or(0).max(14);
     let mut text = String::new();
     for finding in &report.findings {
         let standing = match finding.standing {
@@ -64,7 +67,7 @@ fn lines(report: &Report) -> String {
             Standing::Warn => "warn",
             Standing::Fail => "FAIL",
         };
-        text.push_str(&format!("{standing:<5} {:<14} {}\n", finding.name, finding.detail));
+        text.push_str(&format!("{standing:<5} {:<width$} {}\n", finding.name, finding.detail));
         if let Some(fix) = &finding.fix {
             text.push_str(&format!("      fix: {fix}\n"));
         }

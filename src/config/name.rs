@@ -141,8 +141,8 @@ pub fn plain_mysql_identifier(name: &str) -> String {
     if starts_plain && name.bytes().all(plain) { name.into() } else { quote_mysql_identifier(name) }
 }
 
-/// A text literal of MySQL for a session without NO_BACKSLASH_ESCAPES, which is how every session
-/// of walpost is: there a backslash means something inside quotes.
+/// A text literal of MySQL, for a session without NO_BACKSLASH_ESCAPES: there a backslash means
+/// something inside quotes. No literal can end its quotes in the other mode either.
 pub fn quote_mysql_literal(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

@@ -24,7 +24,7 @@ mod connection;
 mod conninfo;
 mod cursor;
 mod decimal;
-mod decoder;
+pub(crate) mod decoder;
 mod dump;
 mod error;
 mod event;
@@ -130,6 +130,7 @@ impl MySqlSource {
             commands: command_receiver,
             batches: batch_sender,
             fence: fence.clone(),
+            stored: None,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),
         };

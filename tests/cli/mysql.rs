@@ -70,9 +70,23 @@ fn insert(key: &str) -> String {
     )
 }
 
-/// The statement of the last fix that was printed: what a person pastes.
-fn fix(run: &Run) -> &str {
-    let line = run.stdout.lines().rev().find_map(|line| line.trim().strip_prefix("fix: "));
-    let line = line.unwrap_or_else(|| panic!("no fix in:\n{}", run.stdout));
-    line.split_once(';').map_or(line, |(statement, _)| statement)
+/// The detail of the finding `name` that stands as `standing`; empty where there is none.
+fn finding<'a>(run: &'a Run, standing: &str, name: &str) -> &'a str {
+    let named = |line: &&str| {
+        let mut words = line.split_whitespace();
+        words.next() == Some(standing) && words.next() == Some(name)
+    };
+    let line = run.stdout.lines().find(named).unwrap_or_default();
+    line.split_once(name).map_or("", |(_, detail)| detail.trim())
+}
+
+/// The statements of the fix that contains `part`: what a person pastes.
+#[track_caller]
+fn fix<'a>(run: &'a Run, part: &str) -> &'a str {
+    let lines = run.stdout.lines().filter_map(|line| line.trim().strip_prefix("fix: "));
+    let fix = lines.filter(|fix| fix.contains(part)).last();
+    let fix = fix.unwrap_or_else(|| panic!("no fix with {part:?} in:\n{}", run.stdout));
+    let from = ["ALTER ", "GRANT ", "SET "].iter().filter_map(|verb| fix.find(verb)).min();
+    let statements = fix.get(from.unwrap_or(0)..).unwrap();
+    statements.rsplit_once(';').map_or(statements, |(statements, _)| statements)
 }

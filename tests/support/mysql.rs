@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-pub use client::{Client, literal};
+pub use client::Client;
 
 use super::process::{Process, free_port, scratch, tool};
 
@@ -422,4 +422,9 @@ fn make_own(folder: &Path) {
 
 fn environment(command: &mut Command, folder: &Path) {
     command.env("LC_ALL", "C").env("HOME", folder).env("TZ", "UTC").current_dir(folder);
+}
+
+/// Text as an SQL literal.
+pub fn literal(text: &str) -> String {
+    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
 }

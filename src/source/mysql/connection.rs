@@ -2,6 +2,7 @@
 //!
 //! Owns the socket and the sequence of packets. It does not know hosts, TLS or passwords, nor
 //! what a binlog event carries.
+#![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
 use std::fmt;
 use std::io;

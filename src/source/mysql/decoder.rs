@@ -47,71 +47,75 @@ use transaction::{Phase, Transaction, Xa};
 /// What comes out.
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "rows are the rule; a box is an allocation a row")]
-pub(crate) enum Decoded {
+pub enum Decoded {
     /// An outbox row of the transaction that ends with the next [`End`](Decoded::End).
     Row(OutboxRow),
+    /// Every row since the last one belongs to it.
     End(TransactionEnd),
 }
 
 /// The end of a transaction, of whatever tables.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TransactionEnd {
+pub struct TransactionEnd {
     /// `None` where the server writes none.
-    pub(crate) gtid: Option<Gtid>,
-    /// Together with `position`: where the next transaction begins, or events that belong to
-    /// none.
-    pub(crate) file: Arc<str>,
-    pub(crate) position: u64,
+    pub gtid: Option<Gtid>,
+    /// The file it is in.
+    pub file: Arc<str>,
+    /// Where it ends there, and the next transaction begins, or events that belong to none.
+    pub position: u64,
     /// Outbox rows that came out.
-    pub(crate) rows: u32,
+    pub rows: u32,
     /// It changed rows of walpost's own position table and of no other.
-    pub(crate) own: bool,
+    pub own: bool,
 }
 
 /// What a decoder must know beforehand.
 #[derive(Debug, Clone)]
-pub(crate) struct DecoderSettings {
-    pub(crate) flavor: Flavor,
-    /// Schema and table of the outbox, as the server stores the names.
-    pub(crate) schema: String,
-    pub(crate) table: String,
+pub struct DecoderSettings {
+    /// Kind of server.
+    pub flavor: Flavor,
+    /// Schema of the outbox, as the server stores the name.
+    pub schema: String,
+    /// Table of the outbox, as the server stores the name.
+    pub table: String,
     /// Schema and table in which positions are kept, where it is on this server.
-    pub(crate) position_table: Option<(String, String)>,
-    pub(crate) columns: Columns,
+    pub position_table: Option<(String, String)>,
+    /// The mapping.
+    pub columns: Columns,
     /// Names the log where there are no GTIDs.
-    pub(crate) server_uuid: u128,
+    pub server_uuid: u128,
     /// Bound on one event that is inflated: a row can be no longer.
-    pub(crate) event_bytes_max: usize,
+    pub event_bytes_max: usize,
     /// Bound on a transaction as MySQL compressed it, which comes as a single event.
-    pub(crate) payload_bytes_max: usize,
+    pub payload_bytes_max: usize,
     /// Bound on what is held back after a SAVEPOINT or in an XA transaction, in bytes of events.
     /// Less than the bound of `budget`, or the reader would wait for ever for what is held here.
-    pub(crate) held_bytes_max: usize,
+    pub held_bytes_max: usize,
     /// Counts the buffers that inflating makes.
-    pub(crate) budget: Budget,
+    pub budget: Budget,
 }
 
 /// What was read and left out, since the decoder was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct IgnoredCounts {
+pub struct IgnoredCounts {
     /// Events with UPDATEs of outbox rows.
-    pub(crate) updates: u64,
+    pub updates: u64,
     /// Events with DELETEs of outbox rows.
-    pub(crate) deletes: u64,
+    pub deletes: u64,
     /// Row events of other tables.
-    pub(crate) foreign: u64,
+    pub foreign: u64,
     /// Statements that changed rows, logged as text, that do not name the outbox. A trigger or a
     /// function of such a statement may still have written to it.
-    pub(crate) statements: u64,
+    pub statements: u64,
     /// Outbox rows that a ROLLBACK in the log took back.
-    pub(crate) rolled_back: u64,
+    pub rolled_back: u64,
     /// Transactions at whose middle a file ended.
-    pub(crate) unfinished: u64,
+    pub unfinished: u64,
 }
 
 /// Turns the events of one binlog stream into transactions.
 #[derive(Debug)]
-pub(crate) struct Decoder {
+pub struct Decoder {
     settings: DecoderSettings,
     checksum: Checksum,
     file: Arc<str>,
@@ -125,7 +129,8 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    pub(crate) fn new(settings: DecoderSettings) -> Self {
+    /// A decoder that waits for [`reset`](Self::reset).
+    pub fn new(settings: DecoderSettings) -> Self {
         let DecoderSettings { payload_bytes_max, event_bytes_max, held_bytes_max, .. } = settings;
         Self {
             tables: Tables::new(&settings),
@@ -143,7 +148,7 @@ impl Decoder {
     /// Begins a new connection that was asked for the log from there on; by GTID, file and
     /// position are what the first event tells, and "" and 4 before. What is kept: settings and
     /// counts.
-    pub(crate) fn reset(&mut self, file: &str, position: u64) {
+    pub fn reset(&mut self, file: &str, position: u64) {
         self.checksum = Checksum::Unknown;
         self.file = file.into();
         self.position = position;
@@ -154,33 +159,33 @@ impl Decoder {
     }
 
     /// Whether a transaction began whose end did not come.
-    pub(crate) fn in_transaction(&self) -> bool {
+    pub fn in_transaction(&self) -> bool {
         self.open.is_some()
     }
 
     /// Whether a compressed transaction has more to give: [`step`](Self::step) comes before the
     /// next event.
-    pub(crate) fn has_more(&self) -> bool {
+    pub fn has_more(&self) -> bool {
         self.payload.is_open()
     }
 
     /// The file that is being read.
-    pub(crate) fn file(&self) -> &Arc<str> {
+    pub fn file(&self) -> &Arc<str> {
         &self.file
     }
 
     /// Where the next event begins in it. Nothing resumes inside a transaction.
-    pub(crate) fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         self.position
     }
 
     /// What was left out.
-    pub(crate) fn ignored(&self) -> IgnoredCounts {
+    pub fn ignored(&self) -> IgnoredCounts {
         self.ignored
     }
 
     /// Bytes of the events whose rows are held back until their transaction ends.
-    pub(crate) fn held_bytes(&self) -> usize {
+    pub fn held_bytes(&self) -> usize {
         self.held.bytes()
     }
 
@@ -194,11 +199,7 @@ impl Decoder {
     ///
     /// # Panics
     /// While [`has_more`](Self::has_more).
-    pub(crate) fn event(
-        &mut self,
-        event: &Bytes,
-        out: &mut Vec<Decoded>,
-    ) -> Result<(), DecodeError> {
+    pub fn event(&mut self, event: &Bytes, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
         assert!(!self.has_more(), "a compressed transaction is decoded whole before what follows");
         let before = out.len();
         let result = Event::open(event, self.checksum)
@@ -214,7 +215,7 @@ impl Decoder {
     ///
     /// # Errors
     /// As [`event`](Self::event).
-    pub(crate) fn step(&mut self, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
+    pub fn step(&mut self, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
         let before = out.len();
         let result = self.piece(out);
         if result.is_err() {

@@ -105,7 +105,9 @@ pub enum EventError {
         found: usize,
     },
     /// The event was damaged, on disk or on the way.
-    #[error("event of type {kind} has checksum {stated:#010X}, but its bytes make {computed:#010X}")]
+    #[error(
+        "event of type {kind} has checksum {stated:#010X}, but its bytes make {computed:#010X}"
+    )]
     Checksum {
         /// Its type.
         kind: u8,

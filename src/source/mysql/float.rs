@@ -24,7 +24,9 @@ pub(crate) fn print_double(float: f64, out: &mut BytesMut) -> Result<(), FloatEr
     if !float.is_finite() {
         return Err(FloatError);
     }
-    print_shortest(&Scientific::of(format_args!("{float:e}")), out);
+    let mut text = Scientific::of(format_args!("{float:e}"));
+    text.break_tie(float);
+    print_shortest(&text, out);
     Ok(())
 }
 
@@ -94,10 +96,41 @@ impl Scientific {
         text
     }
 
+    fn as_str(&self) -> &str {
+        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
+        written.expect("only whole strings were written")
+    }
+
+    /// Where two texts of the least length are equally near, Rust takes the upper one, and the
+    /// server the one whose last digit is even (`ROUND_EVEN` in `dtoa`): 920186241855357.25 is
+    /// printed as 920186241855357.2.
+    fn break_tie(&mut self, float: f64) {
+        let (_, mantissa, exponent) = self.parts();
+        let mut digits = 0_u64;
+        let mut decimals = -1;
+        for byte in mantissa.bytes().filter(u8::is_ascii_digit) {
+            digits = digits * 10 + u64::from(byte - b'0');
+            decimals += 1;
+        }
+        // The lower one would be shorter than the least length if it ended in 0.
+        if digits.is_multiple_of(2) || digits % 10 == 1 {
+            return;
+        }
+        let last = mantissa.len() - 1 + usize::from(float.is_sign_negative());
+        if is_exactly(float, digits * 10 - 5, exponent - decimals - 1) {
+            let mut lower = Self { bytes: self.bytes, length: self.length };
+            if let Some(byte) = lower.bytes.get_mut(last) {
+                *byte -= 1;
+            }
+            if lower.as_str().parse() == Ok(float) {
+                *self = lower;
+            }
+        }
+    }
+
     /// Sign, mantissa and decimal exponent.
     fn parts(&self) -> (bool, &str, i32) {
-        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
-        let text = written.expect("only whole strings were written");
+        let text = self.as_str();
         let (negative, text) = match text.strip_prefix('-') {
             Some(text) => (true, text),
             None => (false, text),
@@ -105,6 +138,34 @@ impl Scientific {
         let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
         (negative, mantissa, exponent.parse().expect("an exponent is a small integer"))
     }
+}
+
+/// Whether the magnitude of a finite float is `digits * 10^power`, to the last bit. `digits` has
+/// at most 18 digits.
+fn is_exactly(float: f64, digits: u64, power: i32) -> bool {
+    const MANTISSA_BITS: u32 = f64::MANTISSA_DIGITS - 1;
+    let bits = float.to_bits();
+    let fraction = bits & ((1 << MANTISSA_BITS) - 1);
+    let biased = i32::try_from(bits >> MANTISSA_BITS & 0x7FF).unwrap_or(0);
+    // A subnormal number has no hidden bit, and the exponent of the smallest normal one.
+    let mantissa = if biased > 0 { fraction | 1 << MANTISSA_BITS } else { fraction };
+    let exponent = biased.max(1) - 1075;
+    // 5^25 has more bits than a mantissa, and than the digits.
+    if power.unsigned_abs() > 25 {
+        return false;
+    }
+    let fives = 5_u128.pow(power.unsigned_abs());
+    let product = if power >= 0 {
+        u128::from(digits) * fives
+    } else if u128::from(digits) % fives == 0 {
+        u128::from(digits) / fives
+    } else {
+        return false;
+    };
+    // Both are an odd number and a power of two.
+    let (twos, zeros) = (product.trailing_zeros(), mantissa.trailing_zeros());
+    let same_odd = product.checked_shr(twos) == mantissa.checked_shr(zeros).map(u128::from);
+    same_odd && power + twos.cast_signed() == exponent + zeros.cast_signed()
 }
 
 impl Write for Scientific {
@@ -141,6 +202,13 @@ mod tests {
             (1e-16, "1e-16"),
             (5e-324, "5e-324"),
             (f64::MAX, "1.7976931348623157e308"),
+            // Exactly between two texts of 16 digits.
+            (920_186_241_855_357.0 + 0.25, "920186241855357.2"),
+            (-1_159_577_467_325_043.0 - 0.25, "-1159577467325043.2"),
+            (103_090_042_887_923.0 + 0.125, "103090042887923.12"),
+            (103_090_042_887_923.0 + 0.375, "103090042887923.38"),
+            (2.0_f64.powi(-25), "0.000000029802322387695312"),
+            (2.0_f64.powi(-44), "0.00000000000005684341886080802"),
         ];
         for (float, text) in cases {
             let mut out = BytesMut::new();

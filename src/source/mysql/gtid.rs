@@ -177,7 +177,10 @@ impl GtidSet {
     pub fn add(&mut self, gtid: &Gtid) {
         match (&mut self.transactions, gtid) {
             (Transactions::MySql(sources), Gtid::MySql { source, tag, number }) => {
-                sources.entry((*source, tag.clone())).or_default().add(*number, number.saturating_add(1));
+                sources
+                    .entry((*source, tag.clone()))
+                    .or_default()
+                    .add(*number, number.saturating_add(1));
             }
             (Transactions::MariaDb(domains), Gtid::MariaDb { domain, server, number }) => {
                 domains.insert(*domain, Last { server: *server, number: *number });

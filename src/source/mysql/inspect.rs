@@ -25,14 +25,18 @@ const MISSING: [u16; 2] = [1146, 1049];
 /// A person waits for the answer.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
-/// Opens an ordinary SQL connection.
+/// Opens an ordinary SQL connection; it ends when it is dropped.
 ///
 /// # Errors
 /// As the source's own connect: transient, denied, or definite. Never names the password.
 pub async fn sql_client(url: &Secret) -> Result<Conn, Failure> {
     let mut info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
     info.connect_timeout = info.connect_timeout.min(CONNECT_TIMEOUT_MAX);
-    sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))
+    let mut conn = sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))?;
+    // A mode in which a backslash or a quote means something else would change what our statements
+    // say, and a lax one would cut what they write.
+    conn.query_drop("SET SESSION sql_mode = 'TRADITIONAL'").await.map_err(Failure::transient)?;
+    Ok(conn)
 }
 
 /// The server and the account that we are on it.

@@ -5,7 +5,8 @@
 //!
 //! ```text
 //! document:  tag u8 | value
-//! object:    count | size | (key offset | key length u16)… | (tag u8 | offset or value)… | keys | values
+//! object:    count | size | (key offset | key length u16)… | (tag u8 | offset or value)…
+//!            | keys | values
 //! array:     count | size | (tag u8 | offset or value)… | values
 //! string:    length, 7 bits a byte | UTF-8
 //! opaque:    column type u8 | length, 7 bits a byte | bytes

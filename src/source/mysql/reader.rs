@@ -107,6 +107,8 @@ pub(crate) struct Reader {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) batches: mpsc::Sender<Batch>,
     pub(crate) fence: Fence,
+    /// Where an earlier life was.
+    pub(crate) stored: Option<StoredPosition>,
     /// Whether rows from before a first start have still to go over.
     pub(crate) initial_open: bool,
     pub(crate) holding: Holding,
@@ -116,8 +118,8 @@ pub(crate) struct Reader {
 pub(crate) enum Holding {
     /// Not yet: the keeper has still to take it. Boxed, since it goes on to a task.
     NotYet(Box<Keeper<Store>>),
-    /// It is ours, what it said was read, and there may be rows from before the first start.
-    Taken { keeper: Box<Keeper<Store>>, stored: Option<StoredPosition> },
+    /// It is ours, and was never written.
+    Taken(Box<Keeper<Store>>),
     /// A task keeps it.
     Kept(Keeping),
     /// It was lost, or given back.
@@ -200,16 +202,25 @@ impl Reader {
                 else {
                     unreachable!("it was just matched");
                 };
-                self.holding = Holding::Taken { keeper, stored };
+                self.holding = match stored {
+                    Some(stored) => {
+                        self.stored = Some(stored);
+                        self.start_keeping(*keeper)
+                    }
+                    None => Holding::Taken(keeper),
+                };
                 Ok(())
             }
-            Holding::Taken { .. } | Holding::Kept(_) => Ok(()),
+            Holding::Taken(_) | Holding::Kept(_) => Ok(()),
             Holding::Over => Err(MySqlError::NotHeld.into()),
         }
     }
 
-    /// Opens a session. At the first one the position is made, where there is none yet, and from
-    /// then on a task keeps it.
+    fn start_keeping(&self, keeper: Keeper<Store>) -> Holding {
+        Holding::Kept(Keeping::start(keeper, Acknowledged(Arc::clone(&self.shared))))
+    }
+
+    /// Opens a session; at the first one the position is made, where there is none yet.
     async fn open(&mut self) -> Result<Session, End> {
         let start = Start {
             info: &self.info,
@@ -221,10 +232,10 @@ impl Reader {
             true => None,
             false => self.shared.lock().resume.as_mut().map(Resume::reconnect),
         };
-        let begin = match (before, &self.holding) {
+        let begin = match (before, &self.stored) {
             (Some(place), _) => Begin::At(place),
-            (None, Holding::Taken { stored: Some(stored), .. }) => Begin::Stored(stored.clone()),
-            (None, _) => Begin::First(self.settings.initial),
+            (None, Some(stored)) => Begin::Stored(stored.clone()),
+            (None, None) => Begin::First(self.settings.initial),
         };
         let opening = start.open(begin);
         let session =
@@ -241,7 +252,8 @@ impl Reader {
         Ok(session)
     }
 
-    /// From the first session on: the position is known, and kept by a task.
+    /// From the first session on the position is known. One that was never written is written
+    /// before anything is read: what follows it must not be left out by another first start.
     async fn keep(&mut self, session: &Session) -> Result<(), MySqlError> {
         let uuid = session.server_uuid.clone();
         self.initial_open = session.initial.is_some();
@@ -249,21 +261,19 @@ impl Reader {
             let mut state = self.shared.lock();
             state.server_uuid = uuid.clone();
             // A first start whose rows did not all go over begins anew, at another moment.
-            if state.resume.is_none() || session.initial.is_some() {
+            if state.resume.is_none() || self.initial_open {
                 state.resume = Some(Resume::new(session.place.clone()));
-                state.is_known = session.initial.is_none();
+                state.is_known = !self.initial_open;
             }
         }
-        let Holding::Taken { keeper, stored } = &mut self.holding else { return Ok(()) };
-        if stored.is_none() && session.initial.is_none() {
+        let Holding::Taken(keeper) = &mut self.holding else { return Ok(()) };
+        if !self.initial_open {
             keeper.save(&session.place.stored(uuid)).await?;
         }
-        let Holding::Taken { keeper, .. } = std::mem::replace(&mut self.holding, Holding::Over)
-        else {
+        let Holding::Taken(keeper) = std::mem::replace(&mut self.holding, Holding::Over) else {
             unreachable!("it was just matched");
         };
-        let acknowledged = Acknowledged(Arc::clone(&self.shared));
-        self.holding = Holding::Kept(Keeping::start(*keeper, acknowledged));
+        self.holding = self.start_keeping(*keeper);
         Ok(())
     }
 
@@ -382,7 +392,7 @@ impl Reader {
         let result = match std::mem::replace(&mut self.holding, Holding::Over) {
             Holding::Kept(keeping) => keeping.close().await.map_err(MySqlError::from),
             // Nothing was read, so there is nothing to write.
-            Holding::Taken { keeper, .. } => keeper.give_back().await.map_err(MySqlError::from),
+            Holding::Taken(keeper) => keeper.give_back().await.map_err(MySqlError::from),
             Holding::NotYet(_) | Holding::Over => Ok(()),
         };
         self.fence.lower();
@@ -400,7 +410,7 @@ impl Holding {
                 *self = Self::Over;
                 error.into()
             }
-            Self::NotYet(_) | Self::Taken { .. } | Self::Over => std::future::pending().await,
+            Self::NotYet(_) | Self::Taken(_) | Self::Over => std::future::pending().await,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `walpost check`: every precondition that can fail, each by breaking it and by what it says.
 
-use super::{Case, fix, versions};
+use super::{Case, finding, fix, versions};
 use crate::cli::walpost;
 use crate::support::mysql::{GTIDS_OFF, MySql, Version};
 use crate::support::process::free_port;
@@ -32,13 +32,12 @@ fn each_variable_is_named_with_the_statement_that_mends_it() {
             let run = case.check(&[]).exits(code);
             // then
             let standing = if code == 1 { "FAIL" } else { "warn" };
-            let run = run.says(&format!("{standing:<5} {name:<14} "));
-            let fix = run.stdout.split("fix: ").find(|text| text.contains(&format!(" {name} = ")));
-            let statement = fix.unwrap().split(';').next().unwrap();
+            assert_ne!(finding(&run, standing, name), "", "{name}:\n{}", run.stdout);
+            let statement = fix(&run, &format!(" {name} = ")).split(';').next().unwrap();
             case.client.run(statement);
-            let mended = case.check(&[]).exits(0).stdout;
-            let ok = format!("{:<5} {name:<14} ", "ok");
-            assert!(mended.contains(&ok), "{statement} did not mend it:\n{mended}");
+            let mended = case.check(&[]).exits(0);
+            let is_ok = finding(&mended, "ok", name);
+            assert_ne!(is_ok, "", "{statement} did not mend it:\n{}", mended.stdout);
         }
     }
 }
@@ -55,12 +54,12 @@ fn a_server_without_gtids_is_warned_of_with_the_steps_that_switch_them_on() {
     // when
     let run = case.check(&[]).exits(0).says("warn  gtid_mode");
     // then
-    let steps = run.stdout.split("fix: ").find(|text| text.contains("gtid_mode")).unwrap();
-    let steps = steps.split(" (leave out").next().unwrap();
-    for step in steps.split(';').filter(|step| !step.trim().is_empty()) {
+    for step in fix(&run, "gtid_mode").split(';') {
         case.client.run(step);
     }
-    case.check(&[]).exits(0).says("ok    gtid_mode      ON");
+    assert_eq!(finding(&case.check(&[]).exits(0), "ok", "gtid_mode"), "ON");
+    // and the position that was made without them still holds
+    case.check(&[]).says("ok    position");
 }
 
 #[test]
@@ -68,9 +67,9 @@ fn check_names_each_failure_of_table_and_columns() {
     for version in versions() {
         let case = Case::shared(version).ready();
         let database = &case.database;
-        case.check(&["--table", "nowhere"])
-            .exits(1)
-            .says(&format!("FAIL  table          there is no table {database}.nowhere"));
+        let missing = case.check(&["--table", "nowhere"]).exits(1);
+        let detail = finding(&missing, "FAIL", "table");
+        assert!(detail.starts_with(&format!("there is no table {database}.nowhere")), "{detail}");
         let spelt = case.check(&["--table", "OUTBOX"]).exits(1);
         assert!(spelt.stdout.contains("FAIL  table"), "{}", spelt.stdout);
         // when a column is broken, then the statement that is printed mends it
@@ -82,9 +81,7 @@ fn check_names_each_failure_of_table_and_columns() {
         ] {
             case.client.run(&format!("ALTER TABLE outbox {broken}"));
             let run = case.check(&[]).exits(1).says("FAIL  columns");
-            let line = run.stdout.lines().find(|line| line.contains("ALTER TABLE")).unwrap();
-            let statement = line.split("ALTER TABLE").nth(1).unwrap();
-            case.client.run(&format!("ALTER TABLE{}", statement.split(';').next().unwrap()));
+            case.client.run(fix(&run, "ALTER TABLE"));
             case.check(&[]).exits(0).says("ok    columns");
         }
         case.client.run("ALTER TABLE outbox CHANGE aggregateid aggregate_id varchar(255)");
@@ -96,20 +93,11 @@ fn check_names_each_failure_of_table_and_columns() {
         case.check(&mapped).exits(0);
         case.client.run("ALTER TABLE outbox ENGINE = MyISAM");
         let run = case.check(&mapped).exits(1).says("is kept by MyISAM");
-        case.client.run(fix_of(&run.stdout, "ENGINE = InnoDB"));
+        case.client.run(fix(&run, "ENGINE = InnoDB"));
         case.check(&mapped).exits(0);
         case.client.run("RENAME TABLE outbox TO kept; CREATE VIEW outbox AS SELECT * FROM kept");
         case.check(&mapped).exits(1).says("is a view, which has no binlog");
     }
-}
-
-/// The statement of the fix that contains `part`.
-fn fix_of<'a>(stdout: &'a str, part: &str) -> &'a str {
-    let lines = stdout.lines().filter_map(|line| line.trim().strip_prefix("fix: "));
-    let fix = lines.filter(|fix| fix.contains(part)).last();
-    let fix = fix.unwrap_or_else(|| panic!("no fix with {part:?} in:\n{stdout}"));
-    let from = ["ALTER", "GRANT", "SET"].iter().filter_map(|verb| fix.find(verb)).min();
-    fix.get(from.unwrap_or(0)..).unwrap().split(';').next().unwrap()
 }
 
 #[test]
@@ -138,12 +126,12 @@ fn each_right_that_is_missing_is_named_with_the_grant_that_gives_it() {
             case.client.run(&format!("REVOKE {right} FROM {account}"));
             let run = check().exits(1).says(detail);
             // then
-            case.client.run(fix_of(&run.stdout, "GRANT "));
+            case.client.run(fix(&run, "GRANT "));
             check().exits(0);
         }
         case.client.run(&format!("REVOKE SELECT ON outbox FROM {account}"));
         let run = check().exits(1).says("there is no table");
-        case.client.run(fix_of(&run.stdout, "GRANT SELECT"));
+        case.client.run(fix(&run, "GRANT SELECT"));
         check().exits(0);
         case.client.run(&format!("DROP USER {account}"));
     }
@@ -167,7 +155,9 @@ fn a_position_whose_binlog_is_gone_says_what_is_missing() {
             let last = case.client.rows("SHOW BINARY LOGS").last().unwrap()[0].clone().unwrap();
             case.client.run(&format!("PURGE BINARY LOGS TO '{last}'"));
             // then
-            let run = case.check(&[]).exits(1).says("FAIL  position       the server has removed ");
+            let run = case.check(&[]).exits(1);
+            let detail = finding(&run, "FAIL", "position");
+            assert!(detail.starts_with("the server has removed "), "{detail}");
             run.says("fix: publish by hand what is missing; then DELETE FROM ");
             case.walpost(&["init"]).exits(0).says("exists   position");
             case.client.run("DELETE FROM walpost_position WHERE name = 'walpost'");
@@ -200,7 +190,7 @@ fn a_position_of_another_server_is_refused() {
         case.check(&[]).exits(1).says(&sentence);
         case.client.run("DROP TABLE walpost_position");
         let run = case.check(&[]).exits(1).says("which keeps the position");
-        assert_eq!(fix(&run), "walpost init creates it");
+        run.says("fix: walpost init creates it");
     }
 }
 
@@ -212,8 +202,12 @@ fn a_relay_that_holds_the_position_is_told_of() {
             "UPDATE walpost_position SET holder = 'host-1 (4711)', epoch = 1, \
              lease_until = UTC_TIMESTAMP(6) + INTERVAL 60 SECOND",
         );
-        let run = case.check(&[]).exits(0).says("warn  position_holder");
-        run.says("\"walpost\" is held by host-1 (4711) for another 5");
+        let run = case.check(&[]).exits(0);
+        let detail = finding(&run, "warn", "position_holder");
+        assert!(
+            detail.starts_with("\"walpost\" is held by host-1 (4711) for another "),
+            "{detail}"
+        );
         case.client.run("UPDATE walpost_position SET lease_until = UTC_TIMESTAMP(6)");
         assert!(!case.check(&[]).exits(0).stdout.contains("position_holder"), "it has ended");
     }
@@ -229,7 +223,7 @@ fn a_read_only_server_says_where_the_position_can_go() {
         // when, then
         case.check(&[])
             .exits(1)
-            .says("FAIL  read_only      read_only is ON: the position cannot be kept")
+            .says("read_only is ON: the position cannot be kept")
             .says("source.position to mysql://USER@HOST/DATABASE")
             .says("file:/var/lib/walpost/position");
         case.walpost(&["init"]).exits(1).says("read_only is ON");
@@ -253,7 +247,8 @@ fn a_database_that_the_binlog_leaves_out_is_named() {
         let variables = [("WALPOST_SOURCE", url.as_str())];
         walpost(&["check", "--sink", "null://"], &variables)
             .exits(1)
-            .says("FAIL  binlog_filter  the server logs nothing of database cli_hidden");
+            .says("FAIL  binlog_filter")
+            .says("the server logs nothing of database cli_hidden");
     }
 }
 

@@ -123,7 +123,7 @@ fn rows_that_are_there_already_are_left_to_the_first_run_or_skipped_as_somebody_
         // given
         let case = Case::shared(version);
         case.client.run(
-            "CREATE TABLE outbox (id BINARY(16), aggregatetype VARCHAR(9), aggregateid INT, \
+            "CREATE TABLE outbox (id VARCHAR(36), aggregatetype VARCHAR(9), aggregateid INT, \
              type VARCHAR(9), payload LONGTEXT) CHARACTER SET utf8mb4",
         );
         case.client.run(&["1", "2", "3"].map(insert).join(";"));

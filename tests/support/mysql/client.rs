@@ -76,8 +76,3 @@ fn text(value: Value) -> Option<String> {
         other => Some(other.as_sql(true)),
     }
 }
-
-/// Text as an SQL literal.
-pub fn literal(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
-}

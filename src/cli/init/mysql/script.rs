@@ -102,7 +102,7 @@ impl Script {
             "-- What walpost needs in MySQL or MariaDB; the server needs log_bin, binlog_format = \
              ROW and\n-- binlog_row_metadata = FULL. Can run again: what is there stays as it is. \
              The position itself is\n-- made by `walpost init`, or else by the first `walpost \
-             run`, as source.initial says.\n",
+             run`, as source.initial says.\nSET SESSION sql_mode = 'TRADITIONAL';\n",
         );
         for statement in &self.outbox {
             text.push('\n');

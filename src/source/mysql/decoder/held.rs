@@ -148,10 +148,11 @@ impl Held {
 
     /// Takes back the rows since the savepoint, which stays; how many they were.
     pub(super) fn roll_back_to(&mut self, name: &[u8]) -> Result<u64, DecodeError> {
-        // Servers compare names by a collation: where two might be the same to it, a guess could
+        // Servers compare names by a collation, in which letters with and without accent are the
+        // same, and blanks at the end nothing: where two names might be one to it, a guess could
         // take back too many rows.
         let oldest = self.savepoints.first().map_or(0, |savepoint| savepoint.count);
-        let is_plain = |name: &[u8]| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
+        let is_plain = |name: &[u8]| name.is_ascii() && !name.ends_with(b" ");
         let all_plain = is_plain(name) && self.savepoints.iter().all(|s| is_plain(&s.name));
         let is_certain = all_plain || self.savepoints.len() == 1 || self.count() == oldest;
         let Some(index) = self.find(name).filter(|_| is_certain) else {

@@ -5,8 +5,8 @@ use crate::source::mysql::event::HEADER_LENGTH;
 use crate::source::mysql::gtid::GtidSet;
 use crate::source::mysql::layout::LayoutError;
 
-mod captures;
 mod by_hand;
+mod captures;
 mod damage;
 
 /// What `scripts/capture-binlog-events` captured and walpost decodes whole.

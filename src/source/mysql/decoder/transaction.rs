@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{DecodeError, Decoded, Decoder, TransactionEnd};
 use crate::identity::LogId;
-use crate::source::mysql::event::body::Query;
 use crate::source::mysql::event::Header;
+use crate::source::mysql::event::body::Query;
 use crate::source::mysql::gtid::Gtid;
 use crate::source::mysql::statement::{Statement, Table};
 
@@ -112,10 +112,7 @@ impl Decoder {
                 self.held.release(name);
                 Ok(())
             }
-            Statement::Begin
-            | Statement::XaStart
-            | Statement::XaCommit
-            | Statement::XaRollback => {
+            Statement::Begin | Statement::XaStart | Statement::XaCommit | Statement::XaRollback => {
                 Err(DecodeError::Order { event, place: "inside a transaction" })
             }
             // DDL has its place here too: CREATE TABLE … SELECT, temporary tables.
@@ -174,7 +171,11 @@ impl Decoder {
     }
 
     pub(super) fn refused_xa(&self) -> DecodeError {
-        DecodeError::Xa { table: self.table_name(), file: self.file.clone(), position: self.position }
+        DecodeError::Xa {
+            table: self.table_name(),
+            file: self.file.clone(),
+            position: self.position,
+        }
     }
 
     fn logged_as_text(&self) -> DecodeError {

@@ -52,9 +52,9 @@ impl FormatDescription {
         let rest = cursor.take(cursor.remaining())?;
         let (algorithm, lengths) = rest.split_last().ok_or(cursor.malformed())?;
         for (kind, expected) in POST_HEADER_LENGTHS {
-            // A type that the server does not have is not listed.
-            let stated = lengths.get(usize::from(kind) - 1).copied().unwrap_or(expected);
-            if stated != expected {
+            // A type that the server does not write is not listed, or stands there with 0.
+            let stated = lengths.get(usize::from(kind) - 1).copied().unwrap_or_default();
+            if stated != expected && stated != 0 {
                 return unsupported("post-header length", stated.into());
             }
         }

@@ -41,5 +41,9 @@ pub(crate) fn inflate(
     let status = zlib.decompress_vec(stream, out, FlushDecompress::Finish);
     // All of the stream was read, and what it gave is as long as was stated.
     let lengths = (zlib.total_in(), zlib.total_out()) == (stream.len() as u64, length);
-    if lengths && matches!(status, Ok(Status::StreamEnd)) { Ok(()) } else { Err(EventError::Inflate { what, length }) }
+    if lengths && matches!(status, Ok(Status::StreamEnd)) {
+        Ok(())
+    } else {
+        Err(EventError::Inflate { what, length })
+    }
 }

@@ -123,14 +123,19 @@ fn begin(kind: u8, body: &[u8]) -> Result<Begin, MalformedError> {
 
 #[test]
 fn gtids_of_all_layouts_are_read_and_no_prefix_of_them() {
-    const GTID: &[u8] = b"\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0A\x0B\x0C\x0D\x0E\x0F\x05\0\0\0\0\0\0\0";
+    const GTID: &[u8] =
+        b"\0\0\x01\x02\x03\x04\x05\x06\x07\x08\x09\x0A\x0B\x0C\x0D\x0E\x0F\x05\0\0\0\0\0\0\0";
     const SOURCE: u128 = 0x0001_0203_0405_0607_0809_0A0B_0C0D_0E0F;
     let gtid = Some(Gtid::MySql { source: SOURCE, tag: None, number: 5 });
     // 5.6: nothing behind it, so the header's clock
     let old = begin(kind::GTID_LOG_EVENT, GTID).unwrap();
-    assert_eq!(old, Begin { gtid: gtid.clone(), committed_at_micros: 16_000_000, form: Form::Announced });
+    assert_eq!(
+        old,
+        Begin { gtid: gtid.clone(), committed_at_micros: 16_000_000, form: Form::Announced }
+    );
     // 8.0: committed here, and first elsewhere
-    let clock = [GTID, &[2], &[0; 16], &[0, 0, 0, 0, 0, 0x10, 0x80], &[7, 0, 0, 0, 0, 0, 0]].concat();
+    let clock =
+        [GTID, &[2], &[0; 16], &[0, 0, 0, 0, 0, 0x10, 0x80], &[7, 0, 0, 0, 0, 0, 0]].concat();
     assert_eq!(begin(kind::GTID_LOG_EVENT, &clock).unwrap().committed_at_micros, 7);
     let clock = [GTID, &[2], &[0; 16], &[9, 0, 0, 0, 0, 0, 0]].concat();
     assert_eq!(begin(kind::GTID_LOG_EVENT, &clock).unwrap().committed_at_micros, 9);

@@ -44,18 +44,42 @@ fn what_servers_print_reads_back_in_normal_form() {
 #[test]
 fn what_is_no_set_is_refused() {
     for text in [
-        "x", ":", A, "3e11fa47:1", &format!("{A}:"), &format!("{A}:0"), &format!("{A}:-1"),
-        &format!("{A}:1-"), &format!("{A}:3-1"), &format!("{A}:1-2-3"), &format!("{A}:+1"),
-        &format!("{A}:9223372036854775807"), &format!("{A}:tag"), &format!("{A}:1:tag"),
-        &format!("{A}:a:b:1"), &format!("{A}:1tag:1"), &format!("{A}:tä:1"), "0-1-5",
+        "x",
+        ":",
+        A,
+        "3e11fa47:1",
+        &format!("{A}:"),
+        &format!("{A}:0"),
+        &format!("{A}:-1"),
+        &format!("{A}:1-"),
+        &format!("{A}:3-1"),
+        &format!("{A}:1-2-3"),
+        &format!("{A}:+1"),
+        &format!("{A}:9223372036854775807"),
+        &format!("{A}:tag"),
+        &format!("{A}:1:tag"),
+        &format!("{A}:a:b:1"),
+        &format!("{A}:1tag:1"),
+        &format!("{A}:tä:1"),
+        "0-1-5",
         &format!("{A}:{}:1", "t".repeat(33)),
     ] {
         let error = GtidSet::parse(Flavor::MySql, text).unwrap_err();
         assert_eq!(error.text, text);
     }
-    for text in ["x", "0", "0-1", "0-1-2-3", "0-1-", "-1-2", "0-1-2,0-1-3", "0- 1-2",
-        "4294967296-1-1", "0-4294967296-1", "0-1-18446744073709551616"]
-    {
+    for text in [
+        "x",
+        "0",
+        "0-1",
+        "0-1-2-3",
+        "0-1-",
+        "-1-2",
+        "0-1-2,0-1-3",
+        "0- 1-2",
+        "4294967296-1-1",
+        "0-4294967296-1",
+        "0-1-18446744073709551616",
+    ] {
         assert!(GtidSet::parse(Flavor::MariaDb, text).is_err(), "{text}");
     }
     // A long text is not repeated whole, and not cut inside a character.

@@ -131,8 +131,24 @@ fn a_name_that_is_not_ascii_is_named_where_it_might_be() {
 
 /// What opens, closes and separates.
 const PIECES: &[&[u8]] = &[
-    b"INSERT ", b"outbox", b"'", b"`", b"\"", b"\\", b"/*", b"/*!", b"*/", b"--", b"#", b"\n", b".",
-    b"ROLLBACK TO ", b"SAVEPOINT ", b"XA ", b"\xFF", b" ",
+    b"INSERT ",
+    b"outbox",
+    b"'",
+    b"`",
+    b"\"",
+    b"\\",
+    b"/*",
+    b"/*!",
+    b"*/",
+    b"--",
+    b"#",
+    b"\n",
+    b".",
+    b"ROLLBACK TO ",
+    b"SAVEPOINT ",
+    b"XA ",
+    b"\xFF",
+    b" ",
 ];
 
 proptest! {

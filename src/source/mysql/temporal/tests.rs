@@ -112,7 +112,10 @@ fn what_no_server_writes_is_refused() {
 
 proptest::proptest! {
     #[test]
-    fn no_bytes_make_it_panic(bytes in proptest::collection::vec(0_u8.., 0..10), scale in 0_u8..=6) {
+    fn no_bytes_make_it_panic(
+        bytes in proptest::collection::vec(0_u8.., 0..10),
+        scale in 0_u8..=6,
+    ) {
         let mut out = BytesMut::new();
         for temporal in [
             Temporal::Year,

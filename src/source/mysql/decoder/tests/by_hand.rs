@@ -169,7 +169,11 @@ fn a_rollback_to_a_savepoint_takes_back_what_came_after_it() {
         (&["SAVEPOINT a", "row", "SAVEPOINT b", "row", "ROLLBACK TO b"], 1, 1),
         // a second savepoint of a name takes the place of the first
         (&["SAVEPOINT a", "row", "SAVEPOINT a", "row", "ROLLBACK TO a"], 1, 1),
-        (&["SAVEPOINT a", "row", "SAVEPOINT b", "row", "RELEASE SAVEPOINT b", "ROLLBACK TO a"], 0, 2),
+        (
+            &["SAVEPOINT a", "row", "SAVEPOINT b", "row", "RELEASE SAVEPOINT b", "ROLLBACK TO a"],
+            0,
+            2,
+        ),
         (&["row", "SAVEPOINT `å`", "row", "ROLLBACK TO `å`"], 1, 1),
         // nothing is taken back, whichever is meant
         (&["ROLLBACK TO x", "row"], 1, 0),
@@ -186,7 +190,15 @@ fn a_rollback_that_might_mean_another_savepoint_is_an_error() {
         // never set; released
         &["row", "ROLLBACK TO a"][..],
         &["row", "SAVEPOINT a", "RELEASE SAVEPOINT a", "ROLLBACK TO a"],
-        &["SAVEPOINT a", "row", "SAVEPOINT b", "ROLLBACK TO a", "ROLLBACK TO b", "row", "ROLLBACK TO b"],
+        &[
+            "SAVEPOINT a",
+            "row",
+            "SAVEPOINT b",
+            "ROLLBACK TO a",
+            "ROLLBACK TO b",
+            "row",
+            "ROLLBACK TO b",
+        ],
         // the server's collation takes both for the same
         &["SAVEPOINT e", "row", "SAVEPOINT `é`", "row", "ROLLBACK TO e"],
         &["SAVEPOINT `a `", "row", "SAVEPOINT a", "row", "ROLLBACK TO a"],
@@ -224,7 +236,14 @@ fn an_xa_transaction_of_two_phases_is_refused_only_with_rows_of_the_outbox() {
     let xa = |row: [Bytes; 2], one_phase: u8| {
         let [map, write] = row;
         let last = prepare(one_phase);
-        [pieces.gtid.clone(), query("XA START X'78',X'',1"), map, write, query("XA END X'78'"), last]
+        [
+            pieces.gtid.clone(),
+            query("XA START X'78',X'',1"),
+            map,
+            write,
+            query("XA END X'78'"),
+            last,
+        ]
     };
     let decoded = decode(&mut pieces.decoder(), &xa(pieces.row(), 1)).unwrap();
     assert_eq!((rows(&decoded).len(), ends(&decoded).len()), (1, 1));
@@ -291,11 +310,15 @@ fn events_out_of_their_place_are_errors() {
     for flavor in FLAVORS {
         let pieces = Pieces::of(flavor);
         let prepare = event(kind::XA_PREPARE_LOG_EVENT, 0, &[0; 13]);
-        for outside in [&pieces.table_map, &pieces.write, &pieces.commit, &query("COMMIT"), &prepare] {
+        for outside in
+            [&pieces.table_map, &pieces.write, &pieces.commit, &query("COMMIT"), &prepare]
+        {
             let error = pieces.decoder().event(outside, &mut Vec::new()).unwrap_err();
             assert!(matches!(error, DecodeError::Order { .. }), "{flavor:?}: {error}");
         }
-        for within in [&pieces.gtid, &query("BEGIN"), &query("XA START 'a'"), &query("XA COMMIT 'a'")] {
+        for within in
+            [&pieces.gtid, &query("BEGIN"), &query("XA START 'a'"), &query("XA COMMIT 'a'")]
+        {
             let mut decoder = pieces.decoder();
             decode(&mut decoder, &pieces.begin()).unwrap();
             let error = decoder.event(within, &mut Vec::new()).unwrap_err();
@@ -305,7 +328,8 @@ fn events_out_of_their_place_are_errors() {
     // MySQL: after its GTID a transaction is not yet open
     let pieces = Pieces::of(Flavor::MySql);
     for early in [&pieces.table_map, &pieces.write, &pieces.commit] {
-        let error = decode(&mut pieces.decoder(), &[pieces.gtid.clone(), early.clone()]).unwrap_err();
+        let error =
+            decode(&mut pieces.decoder(), &[pieces.gtid.clone(), early.clone()]).unwrap_err();
         assert!(matches!(error, DecodeError::Order { .. }), "{error}");
     }
 }
@@ -325,7 +349,7 @@ fn a_table_map_counts_only_until_its_statement_ends() {
     events.push(event(kind::WRITE_ROWS_EVENT, 0, &none));
     let mut decoder = pieces.decoder();
     decode(&mut decoder, &events).unwrap();
-    let error = decode(&mut decoder, &[pieces.write.clone()]).unwrap_err();
+    let error = decode(&mut decoder, std::slice::from_ref(&pieces.write)).unwrap_err();
     assert!(matches!(error, DecodeError::UnknownTable { .. }), "{error}");
 }
 
@@ -339,7 +363,10 @@ fn what_is_not_known_is_an_error_unless_it_may_be_left_out() {
         for kind in kinds {
             let unknown = event(kind, 0, &[0; 40]);
             let error = pieces.decoder().event(&unknown, &mut Vec::new()).unwrap_err();
-            assert!(matches!(error, DecodeError::UnknownEvent { .. }), "{flavor:?} {kind}: {error}");
+            assert!(
+                matches!(error, DecodeError::UnknownEvent { .. }),
+                "{flavor:?} {kind}: {error}"
+            );
             let ignorable = event(kind, 0x80, &[0; 40]);
             assert_eq!(pieces.decoder().event(&ignorable, &mut Vec::new()), Ok(()), "{kind}");
         }
@@ -475,7 +502,7 @@ fn a_compressed_transaction_is_decoded_in_bounded_steps() {
         events.extend(pieces.row());
     }
     events.push(pieces.commit.clone());
-    decode(&mut decoder, &[pieces.gtid.clone()]).unwrap();
+    decode(&mut decoder, std::slice::from_ref(&pieces.gtid)).unwrap();
     let mut out = Vec::new();
     decoder.event(&payload(&events, None), &mut out).unwrap();
     let (mut steps, mut most, mut count) = (0, 0, 0);
@@ -514,7 +541,7 @@ fn a_compressed_transaction_that_is_not_whole_is_an_error() {
     let (result, _) = after_gtid(payload(&[], None));
     assert!(matches!(result, Err(DecodeError::Unended { .. })));
     // with something behind it
-    let behind = [&whole[..], &[write.clone()]].concat();
+    let behind = [&whole[..], std::slice::from_ref(&write)].concat();
     assert!(matches!(after_gtid(payload(&behind, None)).0, Err(DecodeError::Order { .. })));
     // with what has no place in one
     for kind in [4, 15, 33, 40] {
