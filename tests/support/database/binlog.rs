@@ -321,6 +321,7 @@ fn domain_zero(set: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #[allow(unused_imports, reason = "a benchmark runs no tests of its own")]
     use super::*;
 
     #[test]
