@@ -76,11 +76,9 @@ impl Initial {
             else {
                 continue;
             };
-            let (expression, form) =
-                expression(mapped.role, column).map_err(|problem| MySqlError::InitialRow {
-                    table: table.name.plain_mysql(),
-                    problem,
-                })?;
+            let (expression, form) = expression(mapped.role, column).map_err(|problem| {
+                MySqlError::InitialRow { table: table.name.plain_mysql(), problem }
+            })?;
             if mapped.role == Role::CreatedAt {
                 order = format!(" ORDER BY {}", quote_mysql_identifier(&column.name));
             }
@@ -88,11 +86,8 @@ impl Initial {
             roles.push((mapped.role, form));
         }
         // In the order in which they were written, as far as the table tells it.
-        let statement = format!(
-            "SELECT {} FROM {}{order}",
-            expressions.join(", "),
-            table.name.quoted_mysql()
-        );
+        let statement =
+            format!("SELECT {} FROM {}{order}", expressions.join(", "), table.name.quoted_mysql());
         let (sender, rows) = mpsc::channel(ROWS_WAITING_MAX);
         let mut task = JoinSet::new();
         task.spawn(read(reader, statement, sender));
@@ -217,11 +212,7 @@ impl Form {
 }
 
 /// Reads to the end of the answer, or until nobody listens.
-async fn read(
-    mut reader: Conn,
-    statement: String,
-    rows: mpsc::Sender<Answer>,
-) {
+async fn read(mut reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
     let outcome = async {
         let mut answer = reader.query_iter(statement).await?;
         while let Some(row) = answer.next().await? {

@@ -238,8 +238,7 @@ impl Reader {
             (None, None) => Begin::First(self.settings.initial),
         };
         let opening = start.open(begin);
-        let session =
-            Self::unless_over(&mut self.commands, &mut self.holding, opening).await??;
+        let session = Self::unless_over(&mut self.commands, &mut self.holding, opening).await??;
         self.keep(&session).await?;
         let place = &session.place;
         tracing::info!(

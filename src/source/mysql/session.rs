@@ -14,8 +14,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::connect::connect;
-use super::conninfo::ConnInfo;
 use super::connection::WireError;
+use super::conninfo::ConnInfo;
 use super::decoder::{Decoded, Decoder, DecoderSettings};
 use super::dump::{BinlogStream, StreamLimits, StreamSettings};
 use super::error::MySqlError;

@@ -123,9 +123,8 @@ pub(crate) fn judge_place(
         ),
         PositionPlace::File(path) => format!("remove {}", path.display()),
     };
-    let begin_anew = format!(
-        "publish by hand what is missing; then {remove} and walpost init --skip-existing"
-    );
+    let begin_anew =
+        format!("publish by hand what is missing; then {remove} and walpost init --skip-existing");
     let other = format!("set source.url to the right server; or {begin_anew}");
     let (ours, word) = match server.flavor {
         Flavor::MySql => ("mysql", "MySQL"),
