@@ -209,6 +209,8 @@ struct Relay<S: Source> {
     halt: Halt,
     /// The source's; lanes look at it before each delivery.
     fence: Fence,
+    /// Whether the fence is known to be lowered.
+    is_lost: bool,
     phase: Phase,
     source_edge: Edge,
     sink_edge: Edge,
@@ -272,6 +274,7 @@ impl<S: Source> Relay<S> {
             troubles,
             halt,
             fence,
+            is_lost: false,
             phase: Phase::Running,
             source_edge: Edge::default(),
             sink_edge: Edge::default(),
@@ -313,6 +316,8 @@ impl<S: Source> Relay<S> {
                     assert!(count > 0, "lanes end before their channel does");
                     self.settle(&mut outcomes)?;
                 }
+                // Only the source can say why, and there may be no room that it is read for.
+                () = self.fence.lowered(), if !self.is_lost => self.is_lost = true,
                 () = stopped(stop), if self.phase == Phase::Running => {
                     tracing::info!(
                         open_transaction = self.open_transaction,
@@ -343,14 +348,18 @@ impl<S: Source> Relay<S> {
     }
 
     /// Room for more rows. An empty ledger always has some: a row larger than the whole budget
-    /// would else wait for ever.
+    /// would else wait for ever. So has a relay that lost its source: it enters nothing more.
     fn has_room(&self) -> bool {
-        self.arrived.len() == 0
-            && (self.ledger.is_empty() || !(self.ledger.is_full() || self.budget.is_full()))
+        let is_full = self.ledger.is_full() || self.budget.is_full();
+        self.arrived.len() == 0 && (self.is_lost || self.ledger.is_empty() || !is_full)
     }
 
     /// Enters what arrived, as far as the ledger has room, and hands it to the lanes.
     fn enter_arrived(&mut self) -> Result<(), RelayError> {
+        if self.is_lost {
+            // Whoever holds the source now sends it.
+            self.arrived = Vec::new().into_iter();
+        }
         if self.arrived.len() == 0 || self.ledger.is_full() {
             return Ok(());
         }

@@ -506,6 +506,29 @@ async fn a_source_whose_lease_is_lost_has_nothing_more_delivered_and_no_long_end
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lease_that_is_lost_while_the_ledger_is_full_ends_the_relay() {
+    // given a ledger that is full of rows that wait for the fence, and more behind it
+    let fence = Fence::down();
+    let lost = Failure::definite("the position belongs to another relay now");
+    let full = Ok(transactions(&["a", "a", "a"], 1));
+    let steps = [full, Ok(transactions(&["a"], 4)), Err(lost)];
+    let budget = Budget::new(1 << 20);
+    let running =
+        Running::with_fence(ScriptedSink::new(false), steps, budget, fence.clone(), |options| {
+            options.rows_max = 2;
+        });
+    running.settle().await;
+    assert_eq!(*running.reads.lock().unwrap(), 1);
+    // when the lease is lost
+    fence.lower();
+    let (sink, started) = (Arc::clone(&running.sink), Instant::now());
+    let error = running.ended().await.unwrap_err();
+    // then the relay says so at once, and does not wait for room that never comes
+    assert!(matches!(error, RelayError::Source(_)), "{error}");
+    assert!(started.elapsed() < SECOND && sink.batches().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stop_drains_once_the_fence_is_up_again() {
     let fence = Fence::down();
     let steps = [Ok(transactions(&["a", "b"], 1))];

@@ -204,6 +204,34 @@ fn another_server_under_the_same_address_is_named() {
 }
 
 #[test]
+fn another_server_under_the_same_address_is_named_where_no_gtid_tells_it() {
+    if Version::MySql97.is_left_out() {
+        return;
+    }
+    // given a relay that lost its connection, and a second server whose files have the same names
+    // and are longer
+    let options = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"];
+    let [server, other] = [(); 2].map(|()| MySql::start_with(Version::MySql97, &options));
+    let name = server.empty_outbox("nameless");
+    let proxy = Proxy::start(server.address());
+    let url = server.url_at(proxy.addr(), &name);
+    let relay = quick(MySql::relay(&url, "null://", &name));
+    let mut at_work = AtWork::with(&server, name, relay);
+    other.create_database(&at_work.name);
+    let client = other.client_for(&at_work.name);
+    create_outbox(&client);
+    copy_position(&at_work.client, &client);
+    (2..200).for_each(|number| client.run(&row(number)));
+    let there = client.value("SELECT position FROM walpost_position");
+    // when the address leads to it
+    proxy.set_target(other.address());
+    proxy.cut_all(Ending::Reset);
+    // then nothing of it is read, and the position does not move
+    ends_with(&mut at_work.relay, 0, &["this is server"]);
+    assert_eq!(client.value("SELECT position FROM walpost_position"), there);
+}
+
+#[test]
 fn a_position_that_somebody_deleted_is_named() {
     on_each(|server| {
         let mut at_work = AtWork::on(server, "deleted");

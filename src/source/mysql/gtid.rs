@@ -192,6 +192,17 @@ impl GtidSet {
         }
     }
 
+    /// Adds a transaction that may have been added before. On MariaDB the last of its domain stays
+    /// where that has a number that is not less.
+    ///
+    /// # Panics
+    /// As [`add`](Self::add).
+    pub fn raise(&mut self, gtid: &Gtid) {
+        if !self.contains(gtid) {
+            self.add(gtid);
+        }
+    }
+
     /// Whether a transaction is in it.
     ///
     /// MySQL: exact. MariaDB: whether its domain is present with a last number that is not less.

@@ -20,7 +20,7 @@ use super::decoder::Decoded;
 use super::dump::Sent;
 use super::error::MySqlError;
 use super::initial::Initial;
-use super::resume::{MySqlPosition, Resume};
+use super::resume::{MySqlPosition, Place, Resume};
 use super::session::{Begin, Session, Start};
 use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
 use crate::budget::Budget;
@@ -52,6 +52,14 @@ struct State {
     /// Whether the position may be written: not before the rows of a first start are confirmed.
     is_known: bool,
     server_uuid: String,
+}
+
+impl State {
+    /// Where a new connection begins, and the server of that place.
+    fn reconnect(&mut self) -> Option<(Place, String)> {
+        let place = self.resume.as_mut()?.reconnect();
+        Some((place, self.server_uuid.clone()))
+    }
 }
 
 impl Shared {
@@ -230,10 +238,10 @@ impl Reader {
         };
         let before = match self.initial_open {
             true => None,
-            false => self.shared.lock().resume.as_mut().map(Resume::reconnect),
+            false => self.shared.lock().reconnect(),
         };
         let begin = match (before, &self.stored) {
-            (Some(place), _) => Begin::At(place),
+            (Some((place, read_from)), _) => Begin::At(place, read_from),
             (None, Some(stored)) => Begin::Stored(stored.clone()),
             (None, None) => Begin::First(self.settings.initial),
         };
@@ -310,27 +318,13 @@ impl Reader {
         }
         let silence_max = self.settings.heartbeat * HEARTBEATS_MISSED_MAX;
         loop {
-            while let Some(packets) = session.stream.take().map_err(|e| session.ended(e))? {
-                for payload in packets {
-                    let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
-                        Sent::Event(event) => event,
-                        Sent::End => return Err(session.closed().into()),
-                    };
-                    session.event(event, &mut decoded)?;
-                    while session.decoder.has_more() {
-                        if decoded.len() >= BATCH_MAX {
-                            self.hand_over(&mut session, &mut decoded).await?;
-                        }
-                        session.step(&mut decoded)?;
-                    }
-                    if decoded.len() >= BATCH_MAX {
-                        self.hand_over(&mut session, &mut decoded).await?;
-                    }
-                }
-            }
-            if !decoded.is_empty() {
+            let arrived = self.decode(&mut session, &mut decoded).await;
+            // What is before an error is as good as ever, and whoever goes on by hand behind it
+            // must be able to rely on all before it.
+            if !decoded.is_empty() && matches!(arrived, Ok(()) | Err(End::Failed(_))) {
                 self.hand_over(&mut session, &mut decoded).await?;
             }
+            arrived?;
             let reading = tokio::time::timeout(silence_max, session.stream.read());
             let read = Self::unless_over(&mut self.commands, &mut self.holding, reading).await?;
             match read {
@@ -340,6 +334,33 @@ impl Reader {
                 Ok(Ok(_)) => {}
             }
         }
+    }
+
+    /// Decodes what has come; hands over what is much, and leaves the rest in `decoded`.
+    async fn decode(
+        &mut self,
+        session: &mut Session,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), End> {
+        while let Some(packets) = session.stream.take().map_err(|error| session.ended(error))? {
+            for payload in packets {
+                let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
+                    Sent::Event(event) => event,
+                    Sent::End => return Err(session.closed().into()),
+                };
+                session.event(event, decoded)?;
+                while session.decoder.has_more() {
+                    if decoded.len() >= BATCH_MAX {
+                        self.hand_over(session, decoded).await?;
+                    }
+                    session.step(decoded)?;
+                }
+                if decoded.len() >= BATCH_MAX {
+                    self.hand_over(session, decoded).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The rows that the table had at the first start, as one transaction that ends where the
@@ -420,3 +441,6 @@ fn commanded(command: Option<Command>) -> End {
         Some(Command::Connect) | None => End::Abandoned,
     }
 }
+
+#[cfg(test)]
+mod tests;

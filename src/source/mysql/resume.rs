@@ -13,8 +13,10 @@
 //! again only after the relay has taken the error behind it, and with that all before it.
 //!
 //! Two transactions of different servers may change places in another server's log, so nothing
-//! here goes by order: a transaction is recognised by its name. Only where a server gives no names
-//! it is recognised by its place, and then it is always the same server.
+//! here goes by order: a transaction is recognised by its name and the time of its commit. Only
+//! where a server gives no names it is recognised by its place, and then it is always the same
+//! server. Ends without rows are not recognised at all: they wait once more, behind what was there,
+//! and take nothing back when they are acknowledged.
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
@@ -23,7 +25,7 @@ use std::sync::Arc;
 use super::decoder::{Decoded, TransactionEnd};
 use super::gtid::{Flavor, Gtid, GtidSet};
 use super::store::Steps;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::LogId;
 use crate::outbox::OutboxRow;
 use crate::source::Change;
 
@@ -52,11 +54,20 @@ pub(crate) struct Place {
     pub(crate) position: u64,
 }
 
-/// A row's transaction, as rows carry it.
-type Name = (LogId, u64);
+impl Place {
+    /// Whether that place of the same server is behind this one in its log. A number that became
+    /// longer is a greater one.
+    fn is_before(&self, file: &str, position: u64) -> bool {
+        (self.file.len(), &*self.file, self.position) < (file.len(), file, position)
+    }
+}
 
-fn name(identity: &RowIdentity) -> Name {
-    (identity.log, identity.transaction)
+/// A row's transaction, as rows carry it, and when it was committed: a server that lost its last
+/// transactions with its machine gives their numbers to others, whose rows are no repeats.
+type Name = (LogId, u64, i64);
+
+fn name(row: &OutboxRow) -> Name {
+    (row.identity.log, row.identity.transaction, row.committed_at_micros)
 }
 
 /// The transactions of an end.
@@ -68,7 +79,8 @@ enum Gtids {
     Many(GtidSet),
 }
 
-/// An end that waits for its acknowledgement; several without rows stand together.
+/// An end that waits for its acknowledgement; of many without rows all but the first stand
+/// together.
 #[derive(Debug)]
 struct Waiting {
     sequence: u64,
@@ -175,7 +187,7 @@ impl Resume {
     }
 
     fn row(&mut self, row: OutboxRow) -> Option<OutboxRow> {
-        let (name, ordinal) = (name(&row.identity), row.identity.ordinal);
+        let (name, ordinal) = (name(&row), row.identity.ordinal);
         self.arriving = Some(name);
         if self.repeated.whole.contains(&name) {
             return None;
@@ -202,8 +214,12 @@ impl Resume {
             file: Arc::clone(&end.file),
             position: end.position,
         };
+        // Into the last of two only: one that grew for ever would never be acknowledged, since what
+        // is, is always a little behind.
+        let without_rows = self.waiting.iter().rev().take(2).filter(|end| end.rows_of.is_none());
+        let has_two = without_rows.count() == 2;
         match self.waiting.back_mut() {
-            Some(last) if rows_of.is_none() && last.rows_of.is_none() => {
+            Some(last) if rows_of.is_none() && has_two => {
                 last.sequence = self.sequence;
                 last.file = end.file;
                 last.position = end.position;
@@ -230,13 +246,26 @@ impl Resume {
     pub(crate) fn acknowledge(&mut self, position: &MySqlPosition) {
         while self.waiting.front().is_some_and(|end| end.sequence <= position.sequence) {
             let Some(end) = self.waiting.pop_front() else { return };
-            match end.gtids {
-                Gtids::None => {}
-                Gtids::One(gtid) => self.acknowledged.gtids.add(&gtid),
-                Gtids::Many(gtids) => self.acknowledged.gtids.union_with(&gtids),
+            // What has no rows may be here for the second time, behind what came after it.
+            let is_new = match end.gtids {
+                Gtids::None => self.acknowledged.is_before(&end.file, end.position),
+                Gtids::One(gtid) if end.rows_of.is_some() => {
+                    self.acknowledged.gtids.add(&gtid);
+                    true
+                }
+                Gtids::One(gtid) => {
+                    self.acknowledged.gtids.raise(&gtid);
+                    true
+                }
+                Gtids::Many(gtids) => {
+                    self.acknowledged.gtids.union_with(&gtids);
+                    true
+                }
+            };
+            if is_new {
+                self.acknowledged.file = end.file;
+                self.acknowledged.position = end.position;
             }
-            self.acknowledged.file = end.file;
-            self.acknowledged.position = end.position;
             self.acknowledged_bytes = end.received_bytes;
             self.steps.all += 1;
             self.steps.foreign += u64::from(end.foreign);
@@ -256,10 +285,10 @@ impl Gtids {
             Self::One(first) => {
                 let mut gtids = GtidSet::empty(flavor);
                 gtids.add(first);
-                gtids.add(&gtid);
+                gtids.raise(&gtid);
                 *self = Self::Many(gtids);
             }
-            Self::Many(gtids) => gtids.add(&gtid),
+            Self::Many(gtids) => gtids.raise(&gtid),
         }
     }
 }
@@ -269,6 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::identity::RowIdentity;
 
     const SOURCE: u128 = 7;
 
@@ -379,6 +409,107 @@ mod tests {
         resume.hand_over(transaction(2, 1), &mut changes);
         resume.hand_over(transaction(1, 2), &mut changes);
         // then its first row does not come again
+        let rows = changes.iter().filter(|change| matches!(change, Change::Row(_)));
+        assert_eq!(rows.count(), 3);
+    }
+
+    /// A transaction as a server of this kind names it: `gtid` of MariaDB, or by its place alone.
+    fn of_other_kinds(number: u64, rows: u32, gtid: Option<Gtid>) -> Vec<Decoded> {
+        let mut decoded = transaction(number, rows);
+        if let Some(Decoded::End(end)) = decoded.last_mut() {
+            end.gtid = gtid;
+        }
+        decoded
+    }
+
+    #[test]
+    fn an_end_without_rows_that_comes_again_takes_nothing_back() {
+        let mariadb = |number| Some(Gtid::MariaDb { domain: 0, server: 1, number });
+        let nothing = |_| None;
+        let names: [(Flavor, &dyn Fn(u64) -> Option<Gtid>); 2] =
+            [(Flavor::MariaDb, &mariadb), (Flavor::MySql, &nothing)];
+        for (flavor, gtid) in names {
+            // given rows of transactions 1 and 3 that wait for a broker, and 2 without rows
+            let mut resume = Resume::new(Place { gtids: GtidSet::empty(flavor), ..empty() });
+            let log = || (1..=3).flat_map(|n| of_other_kinds(n, u32::from(n != 2), gtid(n)));
+            let mut changes = Vec::new();
+            resume.hand_over(log(), &mut changes);
+            // when all comes again and is acknowledged
+            let _ = resume.reconnect();
+            resume.hand_over(log(), &mut changes);
+            let rows = changes.iter().filter(|change| matches!(change, Change::Row(_)));
+            assert_eq!(rows.count(), 2);
+            let Some(Change::Commit(position) | Change::Idle(position)) = changes.pop() else {
+                panic!("a position")
+            };
+            resume.acknowledge(&position);
+            // then nothing of it comes for a third time
+            let mut expected = GtidSet::empty(flavor);
+            gtid(3).iter().for_each(|gtid| expected.add(gtid));
+            assert_eq!(resume.acknowledged().gtids, expected);
+            if flavor == Flavor::MySql {
+                assert_eq!(resume.acknowledged().position, 300);
+            }
+        }
+    }
+
+    #[test]
+    fn places_without_names_go_forward_over_the_files() {
+        let mut resume = Resume::new(Place { file: "binlog.000009".into(), ..empty() });
+        let files = ["binlog.999999", "binlog.1000000", "binlog.000010"];
+        let mut changes = Vec::new();
+        for (file, expected) in files.into_iter().zip([files[0], files[1], files[1]]) {
+            let mut decoded = of_other_kinds(1, 0, None);
+            if let Some(Decoded::End(end)) = decoded.last_mut() {
+                end.file = file.into();
+            }
+            resume.hand_over(decoded, &mut changes);
+            let Some(Change::Idle(position)) = changes.pop() else { panic!("a position") };
+            resume.acknowledge(&position);
+            assert_eq!(*resume.acknowledged().file, *expected);
+        }
+    }
+
+    #[test]
+    fn an_acknowledgement_counts_although_more_ends_came_meanwhile() {
+        // given a busy neighbour, whose ends go over faster than they are acknowledged
+        let mut resume = Resume::new(empty());
+        let mut before: Option<MySqlPosition> = None;
+        for number in 1..=100 {
+            let mut changes = Vec::new();
+            resume.hand_over(transaction(number, 0), &mut changes);
+            let Some(Change::Idle(position)) = changes.pop() else { panic!("a position") };
+            if let Some(before) = before.replace(position) {
+                resume.acknowledge(&before);
+            }
+        }
+        // then the position follows all the same, and what waits is little
+        assert!(resume.acknowledged().gtids.contains(&gtid(90)));
+        assert!(resume.waiting.len() <= 2);
+    }
+
+    #[test]
+    fn another_transaction_under_a_name_that_was_handed_over_is_none_of_its_repeats() {
+        let at = |committed_at_micros, number, rows| {
+            let mut decoded = transaction(number, rows);
+            for one in &mut decoded {
+                if let Decoded::Row(row) = one {
+                    row.committed_at_micros = committed_at_micros;
+                }
+            }
+            decoded
+        };
+        // given transaction 1, and a row of 2, which the server lost when its machine failed
+        let mut resume = Resume::new(empty());
+        let mut changes = Vec::new();
+        resume.hand_over(at(5, 1, 1), &mut changes);
+        resume.hand_over(at(6, 2, 2).into_iter().take(1), &mut changes);
+        // when it gives their numbers to others
+        let _ = resume.reconnect();
+        changes.clear();
+        resume.hand_over(at(7, 1, 1), &mut changes);
+        resume.hand_over(at(8, 2, 2), &mut changes);
+        // then their rows go over
         let rows = changes.iter().filter(|change| matches!(change, Change::Row(_)));
         assert_eq!(rows.count(), 3);
     }

@@ -28,7 +28,7 @@ use super::snapshot;
 use super::sql::sql_connect;
 use super::store::StoredPosition;
 use crate::budget::Budget;
-use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace, QualifiedName};
+use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace};
 use crate::source::finding::{Finding, Standing};
 
 /// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
@@ -51,8 +51,8 @@ pub(crate) struct Start<'a> {
 
 /// Where it begins.
 pub(crate) enum Begin {
-    /// Where this life of the source is.
-    At(Place),
+    /// Where this life of the source is, and the server that it was read from.
+    At(Place, String),
     /// Where an earlier one was.
     Stored(StoredPosition),
     /// Nothing was ever read.
@@ -103,10 +103,8 @@ impl Start<'_> {
                 self.check_place(&mut sql, &place, &stored.server_uuid, &server, log).await?;
                 (place, None)
             }
-            Begin::At(place) => {
-                // GTIDs are good on any server that has them; offsets on none but their own, which
-                // is told apart by what follows there.
-                self.check_place(&mut sql, &place, &server_uuid, &server, log).await?;
+            Begin::At(place, read_from) => {
+                self.check_place(&mut sql, &place, &read_from, &server, log).await?;
                 (place, None)
             }
         };
@@ -120,7 +118,7 @@ impl Start<'_> {
         Ok(Session {
             stream,
             decoder,
-            by_gtids: by_gtids(&place, &server),
+            by_gtids: by_gtids(&place, server.has_gtids()),
             place,
             server_uuid,
             initial,
@@ -181,7 +179,8 @@ impl Start<'_> {
         })
     }
 
-    /// Whether the server still has what follows `place`, and ever had what is before it.
+    /// Whether the server still has what follows `place`, and ever had what is before it. GTIDs are
+    /// good on any server that has them; offsets on none but `written_by`.
     async fn check_place(
         &self,
         sql: &mut mysql_async::Conn,
@@ -213,7 +212,7 @@ impl Start<'_> {
         connection.register_replica(server_id, &self.settings.name).await.map_err(wire)?;
         let limits =
             StreamLimits { packet_bytes_max: self.packet_bytes_max(), budget: self.budget.clone() };
-        let stream = match (server.flavor, by_gtids(place, server)) {
+        let stream = match (server.flavor, by_gtids(place, server.has_gtids())) {
             (Flavor::MySql, true) => {
                 connection.dump_gtid(server_id, &place.gtids.encode_for_dump(), limits).await
             }
@@ -242,12 +241,7 @@ impl Start<'_> {
             flavor: server.flavor,
             schema: table.name.schema.clone(),
             table: table.name.name.clone(),
-            position_table: match &self.settings.position {
-                PositionPlace::Source { table: QualifiedName { schema, name } } => {
-                    Some((schema.clone(), name.clone()))
-                }
-                PositionPlace::Server { .. } | PositionPlace::File(_) => None,
-            },
+            position_table: position_table(&self.settings.position),
             columns: self.outbox.columns.clone(),
             server_uuid,
             event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
@@ -333,6 +327,25 @@ impl Session {
     }
 }
 
+#[cfg(test)]
+impl Session {
+    /// On a stream that a test writes.
+    pub(crate) fn scripted(stream: BinlogStream, decoder: Decoder, place: Place) -> Self {
+        Self {
+            stream,
+            decoder,
+            place,
+            server_uuid: String::new(),
+            initial: None,
+            by_gtids: true,
+            name: "walpost".into(),
+            server_id: 1,
+            received_bytes: 0,
+            warned: false,
+        }
+    }
+}
+
 impl Place {
     /// As it is kept.
     pub(crate) fn stored(&self, server_uuid: String) -> StoredPosition {
@@ -355,10 +368,22 @@ impl fmt::Display for Place {
     }
 }
 
+/// The table whose changes are no reason to write a position. One on another server counts too:
+/// where that is the primary of this one, what is written there comes back here.
+fn position_table(place: &PositionPlace) -> Option<(String, String)> {
+    match place {
+        PositionPlace::Source { table } | PositionPlace::Server { table, .. } => {
+            Some((table.schema.clone(), table.name.clone()))
+        }
+        PositionPlace::File(_) => None,
+    }
+}
+
 /// Whether `place` is named by GTIDs: one that was begun without them goes on without them, since
-/// nobody knows those of what is before it.
-fn by_gtids(place: &Place, server: &ServerState) -> bool {
-    server.has_gtids() && (!place.gtids.is_empty() || place.file.is_empty())
+/// nobody knows those of what is before it. MariaDB always has them: there nothing is before it.
+fn by_gtids(place: &Place, has_gtids: bool) -> bool {
+    let is_mariadb = place.gtids.flavor() == Flavor::MariaDb;
+    has_gtids && (is_mariadb || !place.gtids.is_empty() || place.file.is_empty())
 }
 
 fn flavor_word(flavor: Flavor) -> &'static str {
@@ -377,4 +402,43 @@ fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlErr
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::QualifiedName;
+
+    #[test]
+    fn a_position_on_the_primary_of_the_source_comes_back_as_our_own_write() {
+        let table = QualifiedName { schema: "ops".into(), name: "walpost_position".into() };
+        let url = config::Secret::new("mysql://walpost@primary/ops");
+        let expected = Some(("ops".to_owned(), "walpost_position".to_owned()));
+        assert_eq!(position_table(&PositionPlace::Source { table: table.clone() }), expected);
+        assert_eq!(position_table(&PositionPlace::Server { url, table }), expected);
+        assert_eq!(position_table(&PositionPlace::File("/p".into())), None);
+    }
+
+    #[test]
+    fn only_a_place_of_mysql_from_before_its_gtids_is_a_file_and_an_offset() {
+        let place = |flavor, gtids, file: &str| Place {
+            gtids: GtidSet::parse(flavor, gtids).unwrap(),
+            file: file.into(),
+            position: 4,
+        };
+        let uuid = "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5";
+        let named = [
+            place(Flavor::MySql, uuid, "binlog.000001"),
+            place(Flavor::MySql, "", ""),
+            place(Flavor::MariaDb, "0-1-7", "binlog.000001"),
+            // Of a server that had logged nothing: its offsets would mean nothing on another one,
+            // and no UUID would tell the two apart.
+            place(Flavor::MariaDb, "", "binlog.000001"),
+        ];
+        for place in named {
+            assert!(by_gtids(&place, true), "{place:?}");
+        }
+        assert!(!by_gtids(&place(Flavor::MySql, "", "binlog.000001"), true));
+        assert!(!by_gtids(&place(Flavor::MySql, "", ""), false));
+    }
 }

@@ -143,6 +143,14 @@ pub(crate) fn judge_place(
         let detail = format!("it was written for {}, and this is {word}", place.flavor);
         return Some(Finding::fail(NAME, detail, other));
     }
+    if !place.gtid_set.is_empty() && !server.has_gtids() {
+        let mode = server.gtid_mode.as_deref().unwrap_or("OFF");
+        let detail = format!(
+            "it is kept by GTIDs, and gtid_mode is {mode}: what the server logs so may have none"
+        );
+        let fix = format!("SET PERSIST gtid_mode = ON; or {begin_anew}");
+        return Some(Finding::fail(NAME, detail, fix));
+    }
     if let Some(gtids) = gtids.filter(|_| !place.gtid_set.is_empty()) {
         if !gtids.unknown.is_empty() {
             let detail = format!(

@@ -390,6 +390,21 @@ fn a_position_that_cannot_be_read_on_from_says_what_is_missing() {
 }
 
 #[test]
+fn a_position_of_gtids_is_not_read_on_by_its_offset_while_the_server_has_them_switched_off() {
+    // The offset may be of the server before, and what is read by it has no name.
+    let none = GtidState::default();
+    for mode in ["ON_PERMISSIVE", "OFF"] {
+        let mut source = server(Flavor::MySql);
+        source.gtid_mode = Some(mode.into());
+        let findings = judged(&source, &place("mysql", "uuid-1:1-9"), Some(&none));
+        let (detail, fix) = wrong(&findings, Standing::Fail);
+        assert!(detail.contains(mode), "{detail}");
+        assert!(fix.contains("gtid_mode = ON"), "{fix}");
+        assert!(all_ok(&judged(&source, &place("mysql", ""), Some(&none))));
+    }
+}
+
+#[test]
 fn a_relay_that_stands_still_is_warned_of_before_its_binlog_is_removed() {
     let mut source = server(Flavor::MySql);
     source.expire_seconds = 100;

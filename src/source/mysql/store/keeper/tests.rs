@@ -461,7 +461,7 @@ async fn a_refusal_that_stays_ends_the_keeper_and_one_that_passes_does_not() {
     let ended = tokio::time::timeout(60 * SECOND, relay.keeping.failed()).await;
     assert!(ended.is_err() && relay.fence.is_up());
     // and one without end
-    relay.faults([Fault::Denied; 10_000]);
+    relay.faults(std::iter::repeat_n(Fault::Denied, 10_000));
     let refused_at = Instant::now();
     let error = relay.keeping.failed().await;
     assert!(matches!(error, StoreError::Persists { .. }), "{error}");
