@@ -148,7 +148,6 @@ fn decode_binlog(criterion: &mut Criterion) {
             flavor,
             schema: "app".into(),
             table: "outbox".into(),
-            position_table: None,
             columns: Columns::debezium(),
             server_uuid: 7,
             event_bytes_max: 1 << 20,

@@ -62,7 +62,6 @@ fn settings(flavor: Flavor) -> DecoderSettings {
         flavor,
         schema: "app".into(),
         table: "outbox".into(),
-        position_table: Some(("app".into(), "walpost_position".into())),
         columns: Columns::debezium(),
         server_uuid: SERVER_UUID,
         event_bytes_max: 1 << 20,
