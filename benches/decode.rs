@@ -1,19 +1,22 @@
-//! Decoding alone: from pgoutput messages in memory to rows.
+//! Decoding alone: from messages of a log in memory to rows.
 //!
-//! Transactions of 100 rows with a jsonb payload of 200 bytes, binary format, built as
-//! PostgreSQL sends them. Prints allocations a row first; criterion then says time a row and
-//! rows a second.
+//! Transactions of 100 rows with a JSON payload of 200 bytes: pgoutput in binary format, built as
+//! PostgreSQL sends it, and the binlog as MySQL and MariaDB sent it. Prints allocations a row
+//! first; criterion then says time and rows a second.
 
 #![allow(missing_docs, reason = "criterion's macros make undocumented functions")]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use walpost::bench::Decoder;
-use walpost::{Columns, LogId};
+use walpost::bench_mysql::{self, Decoded};
+use walpost::source::mysql::Flavor;
+use walpost::{Budget, Columns, LogId};
 
 const ROWS: u32 = 100;
 
@@ -113,22 +116,78 @@ fn decode(criterion: &mut Criterion) {
     for message in [begin, &relation()].into_iter().chain(rest) {
         decoder.decode(message, &mut changes).expect("a valid stream");
     }
-    let mut run = || {
+    let run = || {
         changes.clear();
         for message in &messages {
             decoder.decode(black_box(message), &mut changes).expect("a valid stream");
         }
         assert_eq!(black_box(&changes).len(), messages.len() - 1);
     };
+    measure(criterion, "100 rows of 200 B jsonb, binary pgoutput", run);
+}
+
+/// The events of a capture, all slices of one buffer, as a socket's are.
+fn capture(name: &str) -> Vec<Bytes> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/binlog/events");
+    let read = std::fs::read(folder.join(format!("{name}-hundred.events")));
+    let mut rest = Bytes::from(read.expect("the capture is there"));
+    let mut events = Vec::new();
+    while !rest.is_empty() {
+        let length = rest.get_u32_le() as usize;
+        events.push(rest.split_to(length));
+    }
+    events
+}
+
+fn decode_binlog(criterion: &mut Criterion) {
+    for (name, flavor, title, gtid_event) in [
+        ("mysql97", Flavor::MySql, "100 rows of 200 B JSON, binlog of MySQL", 33),
+        ("mariadb1011", Flavor::MariaDb, "100 rows of 200 B JSON, binlog of MariaDB", 162),
+    ] {
+        let mut decoder = bench_mysql::Decoder::new(bench_mysql::DecoderSettings {
+            flavor,
+            schema: "app".into(),
+            table: "outbox".into(),
+            columns: Columns::debezium(),
+            server_uuid: 7,
+            event_bytes_max: 1 << 20,
+            payload_bytes_max: 1 << 20,
+            held_bytes_max: 1 << 20,
+            budget: Budget::new(1 << 30),
+        });
+        let events = capture(name);
+        let begin = events.iter().position(|event| event.get(4) == Some(&gtid_event));
+        let (head, transaction) = events.split_at(begin.expect("a transaction has a GTID"));
+        let mut decoded = Vec::with_capacity(ROWS as usize + 1);
+        // The file's own description comes once.
+        for event in head {
+            decoder.event(event, &mut decoded).expect("a valid stream");
+        }
+        let run = || {
+            decoded.clear();
+            for event in transaction {
+                decoder.event(black_box(event), &mut decoded).expect("a valid stream");
+            }
+            let end = black_box(&decoded).last();
+            assert!(matches!(end, Some(Decoded::End(end)) if end.rows == ROWS));
+        };
+        measure(criterion, title, run);
+    }
+}
+
+/// Allocations a row, then time.
+fn measure(criterion: &mut Criterion, title: &str, mut run: impl FnMut()) {
+    // What is made once a table is not counted.
+    run();
     let before = ALLOCATIONS.load(Ordering::Relaxed);
     (0..1000).for_each(|_| run());
     let allocations = ALLOCATIONS.load(Ordering::Relaxed) - before;
-    println!("allocations a row: {:.4}", allocations as f64 / (1000.0 * f64::from(ROWS)));
+    println!("{title}: allocations a row: {:.4}", allocations as f64 / (1000.0 * f64::from(ROWS)));
     let mut group = criterion.benchmark_group("decode");
     group.throughput(Throughput::Elements(u64::from(ROWS)));
-    group.bench_function("100 rows of 200 B jsonb, binary", |bencher| bencher.iter(&mut run));
+    group.bench_function(title, |bencher| bencher.iter(&mut run));
     group.finish();
 }
 
-criterion_group!(benches, decode);
+criterion_group!(benches, decode, decode_binlog);
 criterion_main!(benches);

@@ -69,7 +69,8 @@ impl Server {
         psql.args(["-p", &self.port.to_string(), "-d", database, "-f", "-"]).args(arguments);
         psql.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = psql.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        // Fails where it could not connect and has ended, which its status tells.
+        drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
         child.wait_with_output().unwrap()
     }
 

@@ -219,8 +219,8 @@ pub fn payload(number: &str) -> String {
     )
 }
 
-/// `walpost run` as its users start it, on publication `p`.
-pub fn relay(program: &Program, source: &str, sink: &str, slot: &str) -> Command {
+/// A walpost without arguments, and without settings from anywhere else.
+pub fn bare(program: &Program) -> Command {
     let mut command = Command::new(&program.path);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("WALPOST_") {
@@ -229,6 +229,12 @@ pub fn relay(program: &Program, source: &str, sink: &str, slot: &str) -> Command
     }
     // Nobody else's configuration file.
     command.current_dir(scratch("relay"));
+    command
+}
+
+/// `walpost run` as its users start it, on publication `p`.
+pub fn relay(program: &Program, source: &str, sink: &str, slot: &str) -> Command {
+    let mut command = bare(program);
     command.args(["run", "--source", source, "--sink", sink, "--slot", slot]);
     command.args(["--publication", "p"]).args(&program.arguments);
     command

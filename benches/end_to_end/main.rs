@@ -1,13 +1,15 @@
-//! walpost as its users run it, measured end to end: the release build against a private
-//! PostgreSQL and real brokers, next to what PostgreSQL's own client and a bare broker client
-//! need in the same run. `scripts/bench` builds it all; `--help` lists the flags.
+//! walpost as its users run it, measured end to end: the release build against private databases
+//! and real brokers, next to what the database's own client and a bare broker client need in the
+//! same run. `scripts/bench` builds it all; `--help` lists the flags.
 
 #![allow(unreachable_pub, missing_docs, reason = "a program exports nothing")]
 #![allow(clippy::unwrap_used, reason = "it shares the tests' servers, which should panic")]
 
 mod backlog;
+mod binlog;
 mod latency;
 mod memory;
+mod produce;
 mod start_up;
 mod table;
 mod target;
@@ -21,6 +23,7 @@ use std::path::{Path, PathBuf};
 use clap::{Parser, ValueEnum};
 
 use backlog::{Backlog, Drain, Drainer};
+use support::mysql::Version;
 use table::{Report, Spread};
 use target::Target;
 use tests_folder::support;
@@ -68,6 +71,9 @@ pub struct Flags {
     client: Option<String>,
     #[arg(long, hide = true, action = clap::ArgAction::Set, default_value_t = true)]
     idempotence: bool,
+    /// Be the producer that a drain into this broker is compared with, of so many `--rows`.
+    #[arg(long, hide = true)]
+    produce: Option<String>,
 }
 
 /// A walpost, and what its `run` is started with.
@@ -103,6 +109,10 @@ enum Section {
     KafkaSingle,
     Nats,
     Rabbitmq,
+    Mysql,
+    MysqlKafka,
+    Mariadb,
+    MariadbKafka,
     StartUp,
     Latency,
     Memory,
@@ -112,6 +122,9 @@ fn main() {
     let mut flags = Flags::parse();
     if let Some(bootstrap) = &flags.client {
         return start_up::client(bootstrap, flags.idempotence);
+    }
+    if let Some(bootstrap) = &flags.produce {
+        return produce::produce(bootstrap, flags.rows);
     }
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     if flags.programs.is_empty() {
@@ -124,6 +137,7 @@ fn main() {
     let mut report = Report::default();
     report.line("# walpost, measured end to end");
     drains(&flags, &mut report);
+    binlog_drains(&flags, &mut report);
     if flags.sections.contains(&Section::StartUp) {
         start_up::measure(&flags.programs, flags.starts, &mut report);
     }
@@ -159,6 +173,20 @@ fn drains(flags: &Flags, report: &mut Report) {
         for (_, target, pairs) in cells.iter().filter(wanted) {
             drain(&backlog, &target(), *pairs, &flags.programs, report);
         }
+    }
+}
+
+/// The backlog of each server with a binlog, into the sinks that were asked for.
+fn binlog_drains(flags: &Flags, report: &mut Report) {
+    for (version, null, kafka) in [
+        (Version::MySql97, Section::Mysql, Section::MysqlKafka),
+        (Version::MariaDb1011, Section::Mariadb, Section::MariadbKafka),
+    ] {
+        let cells: [(Section, binlog::Wanted); 2] =
+            [(null, (Target::null, flags.pairs_null)), (kafka, (Target::kafka, flags.pairs))];
+        let wanted = cells.into_iter().filter(|(section, _)| flags.sections.contains(section));
+        let targets: Vec<binlog::Wanted> = wanted.map(|(_, cell)| cell).collect();
+        binlog::measure(version, &targets, flags.rows, &flags.programs, report);
     }
 }
 

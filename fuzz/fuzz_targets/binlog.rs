@@ -20,7 +20,6 @@ fuzz_target!(|capture: &[u8]| {
         flavor: if first % 2 == 0 { Flavor::MySql } else { Flavor::MariaDb },
         schema: "app".into(),
         table: "outbox".into(),
-        position_table: Some(("app".into(), "walpost_position".into())),
         columns: Columns::debezium(),
         server_uuid: 7,
         event_bytes_max: BYTES_MAX,

@@ -130,6 +130,8 @@ impl MySqlSource {
             commands: command_receiver,
             batches: batch_sender,
             fence: fence.clone(),
+            wait: None,
+            short_sessions: 0,
             stored: None,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),

@@ -1,6 +1,8 @@
 //! Fault 48: the broker is not there at the start, then it is killed under load, twice. Each pair
 //! of database and broker that `fault_kill` does not try in an ordinary run.
 
+use std::time::Duration;
+
 use crate::support::broker::Kind;
 use crate::support::checker::Judge;
 use crate::support::mysql::{MySql, Version};
@@ -24,6 +26,9 @@ fn recovers(version: Version, kind: Kind) {
     // then the relay says so and goes on trying
     let said = || relay.log().contains(RETRY_LINE);
     assert!(eventually(PATIENCE, said), "{}", relay.log());
+    // The position moves up to the first row, which nobody confirms.
+    stage.await_rows(100, &relay);
+    std::thread::sleep(Duration::from_secs(1));
     let start = stage.confirmed(server);
     assert!(eventually(PATIENCE, || ledger.committed_above(start) > 200));
     assert!(relay.is_running() && stage.confirmed(server) == start, "{}", relay.log());

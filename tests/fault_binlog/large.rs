@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(180);
 fn huge_rows(server: &MySql) {
     // given rows of 20 MB among small ones, more than a packet of the protocol and the ledger hold
     let stage = Stage::set(server, Kind::RabbitMq, "huge");
+    let set = format!("application:set_env(rabbit, max_message_size, {}).", 64 << 20);
+    stage.broker.rabbitmq().control(&["eval", &set]);
     let relay = stage.relay(server).started();
     let mut workload = stage.workload(server);
     workload.connections = 1;

@@ -11,6 +11,7 @@ mod postgres;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[allow(unused_imports, reason = "a benchmark needs few of them")]
 pub use binlog::{Initial, LEASE, create_outbox, init, is_stored, log_end, relay_first};
 
 use super::ledger::{Ledger, Outcome};

@@ -2,7 +2,6 @@
 //!
 //! Knows the command line and nothing of the inside.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
@@ -68,13 +67,8 @@ impl Relay {
     pub fn start(&mut self) {
         assert!(!self.is_running(), "the relay runs already");
         self.note_peak();
-        let mut command = Command::new(program());
+        let mut command = program();
         command.args(&self.arguments);
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("WALPOST_") {
-                command.env_remove(name);
-            }
-        }
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         self.process = Some(Process::spawn(command, None, &self.log));
         self.starts += 1;
@@ -154,10 +148,16 @@ impl Relay {
 }
 
 /// The program under test: the tests' own build, or another one of the same tree, such as the
-/// release one for the long runs.
-pub fn program() -> OsString {
+/// release one for the long runs. Without the variables of the test run's environment.
+pub fn program() -> Command {
     let other = std::env::var_os("WALPOST_TEST_PROGRAM");
-    other.unwrap_or(env!("CARGO_BIN_EXE_walpost").into())
+    let mut command = Command::new(other.unwrap_or(env!("CARGO_BIN_EXE_walpost").into()));
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("WALPOST_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// Peak resident memory of a process (VmHWM); `None` when it is gone or a zombie.

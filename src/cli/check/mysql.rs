@@ -89,9 +89,9 @@ async fn ask_position(
             Some(inspect::may_write(at, name).await.map_err(Failure::transient)?)
         }
     };
-    let account = match &mut keeper {
-        Some(keeper) => inspect::server(keeper).await.map_err(Failure::transient)?.account,
-        None => server.account.clone(),
+    let keeper = match &mut keeper {
+        Some(keeper) => Some(inspect::server(keeper).await.map_err(Failure::transient)?),
+        None => None,
     };
     let place = match &table {
         PositionTable::Row(row) => row.place.as_ref(),
@@ -110,7 +110,7 @@ async fn ask_position(
         table: &table,
         may_write,
         gtids: gtids.as_ref(),
-        account: &account,
+        keeper: keeper.as_ref().unwrap_or(server),
     };
     let findings = precondition::judge_position(settings, &facts);
     Ok((table, findings))

@@ -78,8 +78,6 @@ pub struct DecoderSettings {
     pub schema: String,
     /// Table of the outbox, as the server stores the name.
     pub table: String,
-    /// Schema and table in which positions are kept, on this server or on its primary.
-    pub position_table: Option<(String, String)>,
     /// The mapping.
     pub columns: Columns,
     /// Names the log where there are no GTIDs.

@@ -119,6 +119,17 @@ pub enum MySqlError {
         /// The larger of the two settings.
         bytes_max: usize,
     },
+    /// A row above the bound.
+    #[error(
+        "a row of {bytes} bytes is above row_bytes_max = {bytes_max}: raise it to at least \
+         {bytes} and restart walpost"
+    )]
+    RowTooLarge {
+        /// Of the event that holds it.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
     /// Neither an event nor a heartbeat for several times as long as was agreed.
     #[error("the server was silent for {after:?}, though it should send heartbeats")]
     Silent {
@@ -162,6 +173,7 @@ impl MySqlError {
             | Self::GtidsGone { .. }
             | Self::Decode { .. }
             | Self::TooLarge { .. }
+            | Self::RowTooLarge { .. }
             | Self::NotHeld
             | Self::ReaderGone => FailureKind::Definite,
         }

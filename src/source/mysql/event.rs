@@ -133,7 +133,11 @@ pub enum EventError {
         length: u64,
     },
     /// Above a bound of ours; see the text for the setting.
-    #[error("{what} of {length} bytes is above the bound of {length_max}")]
+    #[error(
+        "{what} of {length} bytes is above the bound of {length_max}: raise \
+         source.payload_bytes_max for a compressed transaction, source.row_bytes_max for a row, \
+         and restart walpost"
+    )]
     TooLarge {
         /// What was read.
         what: &'static str,

@@ -192,10 +192,10 @@ mod tests {
         let mut out = Vec::new();
         let mut rest = &whole[..];
         while !rest.is_empty() {
-            // As a socket does, which fills what room there is.
+            // As a socket's read: at most what there is room for.
             let space = intake.space();
-            let (read, later) = rest.split_at((space.capacity() - space.len()).min(rest.len()));
-            space.extend_from_slice(read);
+            let (now, later) = rest.split_at((space.capacity() - space.len()).min(rest.len()));
+            space.extend_from_slice(now);
             rest = later;
             drain(&mut intake, &mut out).unwrap();
         }

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::conninfo::ConnInfo;
 use super::decoder::Decoded;
@@ -42,6 +43,11 @@ const OPEN_MAX: Duration = Duration::from_secs(300);
 /// How long a relay whose number another replica has waits before it tries again: the server kills
 /// the elder of the two each time.
 const CLASH_WAIT: Duration = Duration::from_secs(60);
+
+/// A stream that the server ends sooner is suspicious when it happens again and again: MariaDB
+/// kills the elder of two replicas with one number without a word.
+const SHORT_SESSION: Duration = Duration::from_secs(5);
+const SHORT_SESSIONS_MAX: u32 = 3;
 
 /// What source and reader share.
 #[derive(Debug, Default)]
@@ -119,6 +125,10 @@ pub(crate) struct Reader {
     pub(crate) commands: mpsc::Receiver<Command>,
     pub(crate) batches: mpsc::Sender<Batch>,
     pub(crate) fence: Fence,
+    /// To be waited before the next session.
+    pub(crate) wait: Option<Duration>,
+    /// How many sessions in a row the server ended soon after their beginning.
+    pub(crate) short_sessions: u32,
     /// Where an earlier life was.
     pub(crate) stored: Option<StoredPosition>,
     /// Whether rows from before a first start have still to go over.
@@ -180,9 +190,38 @@ impl Reader {
 
     /// Takes the position where it is not ours yet, connects, and reads.
     async fn session(&mut self) -> Result<Never, End> {
+        if let Some(wait) = self.wait.take() {
+            let wait = tokio::time::sleep(wait);
+            Self::unless_over(&mut self.commands, &mut self.holding, wait).await?;
+        }
         self.take().await?;
         let session = self.open().await?;
-        self.read(session).await
+        let begun = Instant::now();
+        let ended = self.read(session).await;
+        if let Err(End::Failed(error)) = &ended {
+            self.wait = self.wait_after(error, begun.elapsed());
+        }
+        ended
+    }
+
+    /// How long another session must wait, beyond what the relay waits by itself.
+    fn wait_after(&mut self, error: &MySqlError, lasted: Duration) -> Option<Duration> {
+        if matches!(error, MySqlError::ServerIdClash { .. }) {
+            return Some(CLASH_WAIT);
+        }
+        let short = lasted < SHORT_SESSION && matches!(error, MySqlError::Wire(_));
+        self.short_sessions = if short { self.short_sessions + 1 } else { 0 };
+        if self.short_sessions < SHORT_SESSIONS_MAX {
+            return None;
+        }
+        let wait = Duration::from_secs(1 << self.short_sessions.min(6)).min(CLASH_WAIT);
+        tracing::warn!(
+            server_id = self.settings.server_id(),
+            ?wait,
+            "the server ends the stream again and again: another replica may have the same \
+             server_id; if so, give one of them another (source.server_id)"
+        );
+        Some(wait)
     }
 
     /// Waits for `work`, unless a close or the loss of the position comes first: neither must wait
@@ -204,11 +243,23 @@ impl Reader {
     async fn take(&mut self) -> Result<(), End> {
         match &mut self.holding {
             Holding::NotYet(keeper) => {
+                let start = Start {
+                    info: &self.info,
+                    settings: &self.settings,
+                    outbox: &self.outbox,
+                    budget: &self.budget,
+                };
+                let taking = async {
+                    // What can never work is said before anything is written or waited for.
+                    let checked = tokio::time::timeout(OPEN_MAX, start.check()).await;
+                    checked.map_err(|_| MySqlError::Unanswered { after: OPEN_MAX })??;
+                    keeper.take().await.map_err(MySqlError::from)
+                };
                 // A close first.
                 let stored = tokio::select! {
                     biased;
                     command = self.commands.recv() => return Err(commanded(command)),
-                    taken = keeper.take() => taken?,
+                    taken = taking => taken?,
                 };
                 let Holding::NotYet(keeper) = std::mem::replace(&mut self.holding, Holding::Over)
                 else {
@@ -291,7 +342,6 @@ impl Reader {
 
     /// Hands an error over and waits until a new connection is wanted.
     async fn report(&mut self, error: MySqlError) -> Result<(), End> {
-        let clash = matches!(error, MySqlError::ServerIdClash { .. });
         let mut error = Some(error);
         loop {
             // A close first: nobody may take the error for hours.
@@ -299,7 +349,7 @@ impl Reader {
                 biased;
                 command = self.commands.recv() => match command {
                     Some(Command::Close(reply)) => return Err(End::Close(reply)),
-                    Some(Command::Connect) => break,
+                    Some(Command::Connect) => return Ok(()),
                     None => return Err(End::Abandoned),
                 },
                 permit = self.batches.reserve(), if error.is_some() => match (permit, error.take()) {
@@ -308,11 +358,6 @@ impl Reader {
                 }
             }
         }
-        if clash {
-            let wait = tokio::time::sleep(CLASH_WAIT);
-            Self::unless_over(&mut self.commands, &mut self.holding, wait).await?;
-        }
-        Ok(())
     }
 
     /// Reads until the session is over.

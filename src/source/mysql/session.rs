@@ -19,16 +19,19 @@ use super::conninfo::ConnInfo;
 use super::decoder::{Decoded, Decoder, DecoderSettings};
 use super::dump::{BinlogStream, StreamLimits, StreamSettings};
 use super::error::MySqlError;
+use super::event::kind;
 use super::gtid::{Flavor, GtidSet};
 use super::initial::Initial;
 use super::inspect::{self, LogState, PlaceState, ServerState, TableState};
-use super::precondition::{judge_log, judge_place, judge_server, judge_table};
+use super::precondition::{
+    judge_grants, judge_log, judge_place, judge_read_only, judge_server, judge_table,
+};
 use super::resume::Place;
 use super::snapshot;
 use super::sql::sql_connect;
 use super::store::StoredPosition;
 use crate::budget::Budget;
-use crate::config::{self, MySqlSettings, OutboxSettings, PositionPlace};
+use crate::config::{self, MySqlSettings, OutboxSettings};
 use crate::source::finding::{Finding, Standing};
 
 /// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
@@ -59,6 +62,14 @@ pub(crate) enum Begin {
     First(config::Initial),
 }
 
+/// A server on which all that must hold does, and a connection to it.
+pub(crate) struct Checked {
+    sql: mysql_async::Conn,
+    server: ServerState,
+    log: Option<LogState>,
+    table: TableState,
+}
+
 /// A stream that may be read.
 pub(crate) struct Session {
     pub(crate) stream: BinlogStream,
@@ -72,6 +83,7 @@ pub(crate) struct Session {
     by_gtids: bool,
     name: String,
     server_id: u32,
+    row_bytes_max: usize,
     received_bytes: usize,
     /// Whether the warning of [`Session::warn`] was given.
     warned: bool,
@@ -86,14 +98,7 @@ impl Start<'_> {
     /// # Cancel safety
     /// Cancel safe in that nothing is kept: a dropped call closes its connections.
     pub(crate) async fn open(&self, begin: Begin) -> Result<Session, MySqlError> {
-        let mut sql = sql_connect(self.info).await?;
-        let server = inspect::server(&mut sql).await?;
-        must_hold(judge_server(&server))?;
-        let log = inspect::log(&mut sql, &server).await?;
-        must_hold(judge_log(self.settings, log.as_ref()))?;
-        let table = inspect::table(&mut sql, &self.settings.table).await?;
-        must_hold(judge_table(self.settings, self.outbox, &server, table.as_ref(), None))?;
-        let Some(table) = table else { return Err(MySqlError::ReaderGone) };
+        let Checked { mut sql, server, log, table } = self.check().await?;
         let server_uuid = server.server_uuid.clone().unwrap_or_default();
         let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, |uuid| uuid.as_u128());
         let (place, initial) = match begin {
@@ -110,7 +115,11 @@ impl Start<'_> {
         };
         let stream = self.dump(&server, &place).await?;
         let mut decoder = Decoder::new(self.decoder_settings(&server, &table, uuid));
-        decoder.reset(&place.file, place.position);
+        match by_gtids(&place, server.has_gtids()) {
+            // The server says where that is.
+            true => decoder.reset("", 0),
+            false => decoder.reset(&place.file, place.position),
+        }
         Ok(Session {
             stream,
             decoder,
@@ -120,9 +129,34 @@ impl Start<'_> {
             initial,
             name: self.settings.name.clone(),
             server_id: self.settings.server_id(),
+            row_bytes_max: self.settings.row_bytes_max,
             received_bytes: 0,
             warned: false,
         })
+    }
+
+    /// Asks for everything that must hold before a position matters.
+    ///
+    /// # Errors
+    /// The first precondition that does not hold: definite. Or no answer.
+    ///
+    /// # Cancel safety
+    /// Cancel safe in that nothing is kept.
+    pub(crate) async fn check(&self) -> Result<Checked, MySqlError> {
+        let mut sql = sql_connect(self.info).await?;
+        let server = inspect::server(&mut sql).await?;
+        must_hold(judge_server(&server))?;
+        must_hold(judge_read_only(self.settings, &server))?;
+        let grants = inspect::grants(&mut sql, &self.settings.table.schema).await?;
+        must_hold(judge_grants(self.settings, &server, grants, false))?;
+        let log = inspect::log(&mut sql, &server).await?;
+        must_hold(judge_log(self.settings, log.as_ref()))?;
+        let table = inspect::table(&mut sql, &self.settings.table).await?;
+        must_hold(judge_table(self.settings, self.outbox, &server, table.as_ref(), None))?;
+        match table {
+            Some(table) => Ok(Checked { sql, server, log, table }),
+            None => Err(MySqlError::ReaderGone),
+        }
     }
 
     /// The present end of the binlog, with the rows that the table has at that very moment where
@@ -238,7 +272,6 @@ impl Start<'_> {
             flavor: server.flavor,
             schema: table.name.schema.clone(),
             table: table.name.name.clone(),
-            position_table: position_table(&self.settings.position),
             columns: self.outbox.columns.clone(),
             server_uuid,
             event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
@@ -260,6 +293,11 @@ impl Session {
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), MySqlError> {
         self.received_bytes += event.len();
+        // The framing lets compressed transactions pass, which may be larger.
+        let bytes_max = self.row_bytes_max;
+        if event.len() > bytes_max + EVENT_OVERHEAD_BYTES && !is_payload(&event) {
+            return Err(MySqlError::RowTooLarge { bytes: event.len(), bytes_max });
+        }
         let result = self.decoder.event(&event, decoded);
         result.map_err(|source| self.undecodable(source))
     }
@@ -337,6 +375,7 @@ impl Session {
             by_gtids: true,
             name: "walpost".into(),
             server_id: 1,
+            row_bytes_max: 1 << 20,
             received_bytes: 0,
             warned: false,
         }
@@ -365,22 +404,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// The table whose changes are no reason to write a position. One on another server counts too:
-/// where that is the primary of this one, what is written there comes back here.
-fn position_table(place: &PositionPlace) -> Option<(String, String)> {
-    match place {
-        PositionPlace::Source { table } | PositionPlace::Server { table, .. } => {
-            Some((table.schema.clone(), table.name.clone()))
-        }
-        PositionPlace::File(_) => None,
-    }
-}
-
 /// Whether `place` is named by GTIDs: one that was begun without them goes on without them, since
 /// nobody knows those of what is before it. MariaDB always has them: there nothing is before it.
 fn by_gtids(place: &Place, has_gtids: bool) -> bool {
     let is_mariadb = place.gtids.flavor() == Flavor::MariaDb;
     has_gtids && (is_mariadb || !place.gtids.is_empty() || place.file.is_empty())
+}
+
+/// Whether an event is a compressed transaction, by the type in its header.
+fn is_payload(event: &[u8]) -> bool {
+    event.get(4) == Some(&kind::TRANSACTION_PAYLOAD_EVENT)
 }
 
 fn flavor_word(flavor: Flavor) -> &'static str {
@@ -404,17 +437,6 @@ fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::QualifiedName;
-
-    #[test]
-    fn a_position_on_the_primary_of_the_source_comes_back_as_our_own_write() {
-        let table = QualifiedName { schema: "ops".into(), name: "walpost_position".into() };
-        let url = config::Secret::new("mysql://walpost@primary/ops");
-        let expected = Some(("ops".to_owned(), "walpost_position".to_owned()));
-        assert_eq!(position_table(&PositionPlace::Source { table: table.clone() }), expected);
-        assert_eq!(position_table(&PositionPlace::Server { url, table }), expected);
-        assert_eq!(position_table(&PositionPlace::File("/p".into())), None);
-    }
 
     #[test]
     fn only_a_place_of_mysql_from_before_its_gtids_is_a_file_and_an_offset() {

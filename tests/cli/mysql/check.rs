@@ -265,10 +265,13 @@ fn a_server_id_that_is_the_servers_own_is_refused() {
 fn a_password_that_is_wrong_and_a_server_that_is_away_are_one_clear_line() {
     let Some(version) = versions().next() else { return };
     let case = Case::shared(version);
-    case.walpost_as("nobody", &["check", "--sink", "null://"])
+    let user = format!("other_{}", case.database);
+    case.client.run(&format!("CREATE USER '{user}'@'%' IDENTIFIED BY 'another'"));
+    case.walpost_as(&user, &["check", "--sink", "null://"])
         .exits(1)
         .says("FAIL  source ")
         .says("fix: mend user and password in source.url");
+    case.client.run(&format!("DROP USER '{user}'@'%'"));
     let url = format!("mysql://u:hunter2@127.0.0.1:{}/db", free_port());
     let run = walpost(&["check", "--sink", "null://"], &[("WALPOST_SOURCE", &url)]).exits(1);
     assert!(!run.stdout.contains("hunter2"), "{}", run.stdout);

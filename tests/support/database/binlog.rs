@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use super::{Broken, Committed, NewRow, Server, Session, bulk_number};
@@ -184,7 +183,7 @@ pub fn create_outbox(client: &Client) {
 /// unless the outbox has rows for its first start.
 pub fn init(source: &str, name: &str) {
     let log = scratch("init").join("init.log");
-    let mut command = Command::new(program());
+    let mut command = program();
     command.args(["init", "--source", &in_the_clear(source), "--table", "outbox"]);
     command.args(["--set", &format!("relay.name={name}")]);
     let mut process = Process::spawn(command, None, &log);
@@ -321,6 +320,7 @@ fn domain_zero(set: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #[allow(unused_imports, reason = "a benchmark runs no tests of its own")]
     use super::*;
 
     #[test]

@@ -100,7 +100,8 @@ pub enum DecodeError {
     /// Too much to hold back.
     #[error(
         "a transaction with a SAVEPOINT, or an XA one, has more than {bytes_max} bytes of outbox \
-         rows; write fewer rows after a SAVEPOINT"
+         rows, which must be held until its end: raise relay.bytes_max, of which this is the half, \
+         and restart walpost; or write fewer rows after a SAVEPOINT"
     )]
     HeldTooMuch {
         /// The bound.

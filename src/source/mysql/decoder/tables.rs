@@ -6,6 +6,7 @@
 use bytes::Bytes;
 
 use super::{DecodeError, DecoderSettings};
+use crate::config::POSITION_TABLE;
 use crate::outbox::Columns;
 use crate::source::mysql::gtid::Flavor;
 use crate::source::mysql::layout::Layout;
@@ -19,7 +20,6 @@ const TABLE_ID_LENGTH: usize = 6;
 #[derive(Debug)]
 pub(super) struct Tables {
     outbox: (String, String),
-    position: Option<(String, String)>,
     /// By table id; few, so that a search from the end is fastest.
     announced: Vec<(u64, Known)>,
     layout: Option<KnownLayout>,
@@ -30,6 +30,8 @@ pub(super) struct Tables {
 pub(super) enum Known {
     /// With the body of its table map.
     Outbox(Bytes),
+    /// Where positions are kept, in whichever database: what another relay writes there is no more
+    /// a reason to write than what we write ourselves, or the two would never rest.
     Position,
     Foreign,
 }
@@ -45,7 +47,6 @@ impl Tables {
     pub(super) fn new(settings: &DecoderSettings) -> Self {
         Self {
             outbox: (settings.schema.clone(), settings.table.clone()),
-            position: settings.position_table.clone(),
             announced: Vec::new(),
             layout: None,
         }
@@ -59,10 +60,9 @@ impl Tables {
     /// Reads a table map: no more than its names, until a row of it is needed.
     pub(super) fn learn(&mut self, body: &Bytes) -> Result<(), DecodeError> {
         let TableName { id, schema, table } = TableMap::peek(body)?;
-        let is = |name: &(String, String)| name.0 == schema && name.1 == table;
-        let known = if is(&self.outbox) {
+        let known = if self.outbox.0 == schema && self.outbox.1 == table {
             Known::Outbox(body.clone())
-        } else if self.position.as_ref().is_some_and(is) {
+        } else if table == POSITION_TABLE {
             Known::Position
         } else {
             Known::Foreign

@@ -10,16 +10,26 @@ mod captures;
 mod damage;
 
 /// What `scripts/capture-binlog-events` captured and walpost decodes whole.
-const CAPTURES: [&str; 5] =
-    ["mysql97", "mysql97-compressed", "mysql97-nogtid", "mariadb1011", "mariadb1011-compressed"];
+const CAPTURES: [&str; 7] = [
+    "mysql97",
+    "mysql97-compressed",
+    "mysql97-nogtid",
+    "mariadb1011",
+    "mariadb1011-compressed",
+    "mariadb118",
+    "mariadb118-compressed",
+];
 /// What it captured and walpost refuses at the end.
-const REFUSED: [&str; 6] = [
+const REFUSED: [&str; 9] = [
     "mysql97-xa",
     "mysql97-statement",
     "mysql97-metadata",
     "mariadb1011-xa",
     "mariadb1011-statement",
     "mariadb1011-metadata",
+    "mariadb118-xa",
+    "mariadb118-statement",
+    "mariadb118-metadata",
 ];
 const SERVER_UUID: u128 = 0x77;
 
@@ -52,7 +62,6 @@ fn settings(flavor: Flavor) -> DecoderSettings {
         flavor,
         schema: "app".into(),
         table: "outbox".into(),
-        position_table: Some(("app".into(), "walpost_position".into())),
         columns: Columns::debezium(),
         server_uuid: SERVER_UUID,
         event_bytes_max: 1 << 20,

@@ -110,12 +110,3 @@ fn rights_are_read_from_the_words_of_both_servers() {
     assert!(read(&["GRANT ALL PRIVILEGES ON `my%`.* TO `w`@`%`"]).locks, "a pattern may match");
     assert!(!read(&["GRANT ALL PRIVILEGES ON `my_shop`.* TO `w`@`%`"]).replicates);
 }
-
-#[test]
-fn the_gtids_of_mariadb_are_compared_domain_by_domain() {
-    assert_eq!(beyond("0-1-10,1-2-5", "0-1-10,1-3-7"), "");
-    assert_eq!(beyond("0-1-11,1-2-5", "0-9-10, 1-3-7"), "0-1-11");
-    assert_eq!(beyond("2-1-1", "0-1-10"), "2-1-1", "a domain that the other does not have");
-    assert_eq!(beyond("", "0-1-10"), "");
-    assert_eq!(beyond("0-1-10", ""), "0-1-10");
-}

@@ -24,8 +24,8 @@ pub struct PositionFacts<'a> {
     pub may_write: Option<bool>,
     /// How the source stands to the GTIDs of our row, where it has any.
     pub gtids: Option<&'a GtidState>,
-    /// Account on the server that keeps the position: `walpost@%`.
-    pub account: &'a str,
+    /// The server that keeps the position, which may be another one.
+    pub keeper: &'a ServerState,
 }
 
 /// Judges the position that `settings` names; one in a file is judged by its own store.
@@ -41,8 +41,11 @@ pub fn judge_position(settings: &MySqlSettings, facts: &PositionFacts<'_>) -> Ve
     let denied = |what: &str| {
         Finding::fail(
             NAME,
-            format!("{} may not {what} {name}", facts.account),
-            format!("GRANT SELECT, INSERT, UPDATE ON {name} TO {};", account(facts.account)),
+            format!("{} may not {what} {name}", facts.keeper.account),
+            format!(
+                "GRANT SELECT, INSERT, UPDATE ON {name} TO {};",
+                account(&facts.keeper.account)
+            ),
         )
     };
     match facts.table {
@@ -53,6 +56,12 @@ pub fn judge_position(settings: &MySqlSettings, facts: &PositionFacts<'_>) -> Ve
         PositionTable::Denied => return vec![denied("read")],
         PositionTable::Empty => findings.push(judge_first_start(settings, table)),
         PositionTable::Row(row) => findings.extend(judge_row(settings, facts, table, row)),
+    }
+    let is_elsewhere = matches!(settings.position, PositionPlace::Server { .. });
+    if let Some(variable) = facts.keeper.read_only.filter(|_| is_elsewhere) {
+        let detail = format!("{variable} is ON in the server that keeps {name}");
+        let fix = "set source.position to a server that takes writes, such as its primary";
+        findings.push(Finding::fail(NAME, detail, fix));
     }
     if facts.may_write == Some(false) {
         findings.push(denied("write to"));

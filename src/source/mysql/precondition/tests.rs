@@ -337,9 +337,8 @@ fn log() -> LogState {
 /// The findings about a position on a server whose binlog is `log`.
 fn judged(source: &ServerState, table: &PositionTable, gtids: Option<&GtidState>) -> Vec<Finding> {
     let log = log();
-    let account = "walpost@%";
-    let log = Some(&log);
-    let facts = PositionFacts { server: source, log, table, may_write: Some(true), gtids, account };
+    let (log, may_write) = (Some(&log), Some(true));
+    let facts = PositionFacts { server: source, log, table, may_write, gtids, keeper: source };
     judge_position(&settings(), &facts)
 }
 
@@ -430,4 +429,23 @@ fn a_position_that_is_not_there_yet_or_held_says_what_happens_next() {
     let findings = judged(&source, &PositionTable::Row(row), None);
     let held = findings.iter().find(|finding| finding.name == "position_holder").unwrap();
     assert!(held.detail.contains("held by host-1 for another 7.4 s"), "{}", held.detail);
+}
+
+#[test]
+fn a_keeper_of_the_position_that_takes_no_writes_fails() {
+    let mut elsewhere = settings();
+    let url = Secret::new("mysql://u@other/relays");
+    elsewhere.position = PositionPlace::Server { url, table: name(POSITION_TABLE) };
+    let mut keeper = server(Flavor::MariaDb);
+    let judge = |keeper: &ServerState| {
+        let (source, table) = (server(Flavor::MySql), PositionTable::Empty);
+        let (log, may_write, gtids) = (None, Some(false), None);
+        let facts = PositionFacts { server: &source, log, table: &table, may_write, gtids, keeper };
+        judge_position(&elsewhere, &facts)
+    };
+    let findings = judge(&keeper);
+    assert!(wrong(&findings, Standing::Fail).0.contains("walpost@% may not write to"));
+    keeper.read_only = Some("read_only");
+    let findings = judge(&keeper);
+    assert!(wrong(&findings, Standing::Fail).0.contains("read_only is ON in the server that"));
 }
