@@ -136,6 +136,12 @@ pub enum MySqlError {
         /// How long.
         after: Duration,
     },
+    /// A server that took a connection and then did not answer.
+    #[error("the server did not answer within {after:?} what a stream begins with")]
+    Unanswered {
+        /// How long.
+        after: Duration,
+    },
     /// The lease is not ours any more, which was told before.
     #[error("this relay does not hold its position any more")]
     NotHeld,
@@ -156,7 +162,9 @@ impl MySqlError {
             Self::Catalog(error) => catalog_kind(error),
             // Bytes may be damaged on their way.
             Self::Decode { source, .. } if source.is_damage() => FailureKind::Transient,
-            Self::Silent { .. } | Self::ServerIdClash { .. } => FailureKind::Transient,
+            Self::Silent { .. } | Self::Unanswered { .. } | Self::ServerIdClash { .. } => {
+                FailureKind::Transient
+            }
             Self::Url(_)
             | Self::Precondition(_)
             | Self::InitialRow { .. }

@@ -6,7 +6,6 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Value};
 use tokio::sync::mpsc;
@@ -16,12 +15,18 @@ use super::decoder::{Decoded, TransactionEnd};
 use super::error::MySqlError;
 use super::inspect::{ColumnState, TableState};
 use super::resume::Place;
+use super::session::WRITE_TIMEOUT;
+use super::store::Lent;
+use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
 use crate::identity::{LogId, RowIdentity};
 use crate::outbox::{OutboxRow, Role};
 
-/// Rows that wait between the connection and the relay.
-const ROWS_WAITING_MAX: usize = 64;
+/// Rows that wait between the connection and the relay, of whatever size.
+const ROWS_WAITING_MAX: usize = 8;
+
+/// Bytes of rows that go over at once, or a row that is larger.
+const BATCH_BYTES_MAX: usize = 1 << 20;
 
 /// Tells these rows from those of any transaction.
 const TAG: &str = "walpost-initial";
@@ -54,6 +59,8 @@ pub(crate) struct Initial {
     micros: i64,
     ordinal: u32,
     place: Place,
+    /// Counts the values.
+    budget: Budget,
 }
 
 impl Initial {
@@ -67,6 +74,7 @@ impl Initial {
         outbox: &OutboxSettings,
         server_uuid: u128,
         place: Place,
+        budget: Budget,
     ) -> Result<Self, MySqlError> {
         let mut roles = Vec::new();
         let mut expressions = Vec::new();
@@ -102,10 +110,12 @@ impl Initial {
             micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
             ordinal: 0,
             place,
+            budget,
         })
     }
 
-    /// Appends up to `most` rows, and after the last one the end; says whether more will come.
+    /// Appends up to `most` rows, or fewer that are large, and after the last one the end; says
+    /// whether more will come.
     ///
     /// # Errors
     /// The connection broke, or a value cannot be understood.
@@ -117,7 +127,8 @@ impl Initial {
         most: usize,
         decoded: &mut Vec<Decoded>,
     ) -> Result<bool, MySqlError> {
-        while decoded.len() < most {
+        let mut bytes = 0;
+        while decoded.len() < most && bytes < BATCH_BYTES_MAX {
             let Some(values) = self.rows.recv().await.ok_or(MySqlError::ReaderGone)?? else {
                 decoded.push(Decoded::End(TransactionEnd {
                     gtid: None,
@@ -128,7 +139,8 @@ impl Initial {
                 }));
                 return Ok(false);
             };
-            let row = self.row(values)?;
+            let (row, row_bytes) = self.row(values)?;
+            bytes += row_bytes;
             decoded.push(Decoded::Row(row));
             if self.rows.is_empty() {
                 // Who waits for these need not wait for those.
@@ -138,12 +150,14 @@ impl Initial {
         Ok(true)
     }
 
-    fn row(&mut self, values: Vec<Value>) -> Result<OutboxRow, MySqlError> {
+    /// A row, and how many bytes it holds.
+    fn row(&mut self, values: Vec<Value>) -> Result<(OutboxRow, usize), MySqlError> {
         let transaction = u64::try_from(self.micros).unwrap_or(0);
         let identity = RowIdentity { log: self.log, transaction, ordinal: self.ordinal };
         self.ordinal += 1;
         let mut row = OutboxRow::new(identity, self.micros);
         row.extra = vec![None; self.extras];
+        let mut row_bytes = 0;
         for ((role, form), value) in self.roles.iter().zip(values) {
             let bytes = match value {
                 Value::NULL => None,
@@ -162,10 +176,13 @@ impl Initial {
                     let error = || problem("created_at holds no date of the calendar".into());
                     row.created_at_micros = Some(micros.ok_or_else(error)?);
                 }
-                (_, told) => row.set(*role, told),
+                (_, told) => {
+                    row_bytes += told.as_ref().map_or(0, Vec::len);
+                    row.set(*role, told.map(|told| self.budget.hold(told)));
+                }
             }
         }
-        Ok(row)
+        Ok((row, row_bytes))
     }
 }
 
@@ -194,27 +211,34 @@ fn expression(role: Role, column: &ColumnState) -> Result<(String, Form), String
 }
 
 impl Form {
-    fn tell(self, bytes: Vec<u8>) -> Result<Bytes, &'static str> {
+    fn tell(self, bytes: Vec<u8>) -> Result<Vec<u8>, &'static str> {
         match self {
-            Self::Plain | Self::Micros => Ok(bytes.into()),
+            Self::Plain | Self::Micros => Ok(bytes),
             Self::Uuid => {
                 let bytes: [u8; 16] = bytes.try_into().map_err(|_| "is not 16 bytes long")?;
-                Ok(uuid::Uuid::from_bytes(bytes).to_string().into())
+                Ok(uuid::Uuid::from_bytes(bytes).to_string().into_bytes())
             }
             Self::Moment => {
                 let mut text = bytes;
                 *text.get_mut(10).ok_or("is no date with a time")? = b'T';
                 text.push(b'Z');
-                Ok(text.into())
+                Ok(text)
             }
         }
     }
 }
 
 /// Reads to the end of the answer, or until nobody listens.
-async fn read(mut reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
+async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
+    // However this ends, nobody waits for the rest of the answer.
+    let mut reader = Lent(Some(reader));
+    let Some(connection) = &mut reader.0 else { return };
     let outcome = async {
-        let mut answer = reader.query_iter(statement).await?;
+        // The server waits for us as long as we may wait for a broker: where it hangs up, all
+        // begins anew.
+        let patience = WRITE_TIMEOUT.as_secs();
+        connection.query_drop(format!("SET SESSION net_write_timeout = {patience}")).await?;
+        let mut answer = connection.query_iter(statement).await?;
         while let Some(row) = answer.next().await? {
             if rows.send(Ok(Some(row.unwrap()))).await.is_err() {
                 return Ok(());
@@ -233,6 +257,7 @@ async fn read(mut reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::mysql::gtid::{Flavor, GtidSet};
 
     fn column(data_type: &str, type_text: &str) -> ColumnState {
         ColumnState {
@@ -241,6 +266,47 @@ mod tests {
             type_text: type_text.into(),
             charset: None,
         }
+    }
+
+    fn initial(rows: mpsc::Receiver<Answer>, budget: Budget) -> Initial {
+        Initial {
+            rows,
+            _task: JoinSet::new(),
+            roles: vec![(Role::Payload, Form::Plain), (Role::CreatedAt, Form::Micros)],
+            extras: 0,
+            table: QualifiedName { schema: "shop".into(), name: "outbox".into() },
+            log: LogId::mysql(7, Some(TAG)),
+            micros: 1,
+            ordinal: 0,
+            place: Place { gtids: GtidSet::empty(Flavor::MySql), file: "b.1".into(), position: 4 },
+            budget,
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_count_against_the_budget_and_large_ones_go_over_one_by_one() {
+        const LARGE: usize = 3 << 20;
+        let budget = Budget::new(1 << 20);
+        let (sender, rows) = mpsc::channel(8);
+        let mut initial = initial(rows, budget.clone());
+        // given rows that wait, each of them larger than what goes over at once
+        for _ in 0..3 {
+            let values = vec![Value::Bytes(vec![b'x'; LARGE]), Value::Bytes(b"5".to_vec())];
+            sender.send(Ok(Some(values))).await.unwrap();
+        }
+        sender.send(Ok(None)).await.unwrap();
+        // when they are read
+        let mut decoded = Vec::new();
+        for _ in 0..3 {
+            assert!(initial.read(2_048, &mut decoded).await.unwrap());
+            // then each comes alone, and counts as long as it is there
+            assert_eq!(decoded.len(), 1);
+            assert_eq!(budget.held_bytes(), LARGE);
+            decoded.clear();
+            assert_eq!(budget.held_bytes(), 0);
+        }
+        assert!(!initial.read(2_048, &mut decoded).await.unwrap());
+        assert!(matches!(&decoded[..], [Decoded::End(TransactionEnd { rows: 3, .. })]));
     }
 
     #[test]

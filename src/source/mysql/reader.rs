@@ -36,6 +36,10 @@ const BATCH_MAX: usize = 2_048;
 /// Heartbeats that may stay away before the connection counts as dead.
 const HEARTBEATS_MISSED_MAX: u32 = 4;
 
+/// Longest wait for all that a session begins with: several connections, to several hosts, and what
+/// is asked on them. Only for a server that takes connections and then says nothing more.
+const OPEN_MAX: Duration = Duration::from_secs(300);
+
 /// How long a relay whose number another replica has waits before it tries again: the server kills
 /// the elder of the two each time.
 const CLASH_WAIT: Duration = Duration::from_secs(60);
@@ -247,7 +251,8 @@ impl Reader {
                 };
                 let taking = async {
                     // What can never work is said before anything is written or waited for.
-                    start.check().await?;
+                    let checked = tokio::time::timeout(OPEN_MAX, start.check()).await;
+                    checked.map_err(|_| MySqlError::Unanswered { after: OPEN_MAX })??;
                     keeper.take().await.map_err(MySqlError::from)
                 };
                 // A close first.
@@ -295,8 +300,9 @@ impl Reader {
             (None, Some(stored)) => Begin::Stored(stored.clone()),
             (None, None) => Begin::First(self.settings.initial),
         };
-        let opening = start.open(begin);
-        let session = Self::unless_over(&mut self.commands, &mut self.holding, opening).await??;
+        let opening = tokio::time::timeout(OPEN_MAX, start.open(begin));
+        let opened = Self::unless_over(&mut self.commands, &mut self.holding, opening).await?;
+        let session = opened.map_err(|_| MySqlError::Unanswered { after: OPEN_MAX })??;
         self.keep(&session).await?;
         let place = &session.place;
         tracing::info!(
@@ -398,6 +404,8 @@ impl Reader {
                         self.hand_over(session, decoded).await?;
                     }
                     session.step(decoded)?;
+                    // It may be gigabytes, and whoever keeps the lease shares this thread.
+                    tokio::task::yield_now().await;
                 }
                 if decoded.len() >= BATCH_MAX {
                     self.hand_over(session, decoded).await?;

@@ -39,7 +39,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the server waits for us to read: a broker may be down for so long without costing the
 /// connection. A longer wait costs a reconnect and nothing else.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(3_600);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Bytes of an event around a row's own: header, table id, bitmaps, checksum.
 const EVENT_OVERHEAD_BYTES: usize = 1 << 12;
@@ -180,7 +180,8 @@ impl Start<'_> {
         match initial {
             config::Initial::Skip => Ok((place, None)),
             config::Initial::Publish => {
-                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone())?;
+                let budget = self.budget.clone();
+                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone(), budget)?;
                 Ok((place, Some(rows)))
             }
         }

@@ -4,6 +4,8 @@
 //! Owns how our choices are told to that library. What it cannot do as we do it, it is not asked
 //! for: a mode of TLS that checks only the chain is refused where the URL is read.
 
+use std::time::Duration;
+
 use mysql_async::{ClientIdentity, Conn, DriverError, IoError, OptsBuilder, SslOpts};
 use rustls::RootCertStore;
 
@@ -16,6 +18,10 @@ use crate::source::tls::{self, CertificateFileError};
 
 /// Statements that are kept prepared; ours are few, and the rest take memory on the server.
 const STATEMENTS_MAX: usize = 16;
+
+/// How long nothing is heard before the other side is asked whether it lives. An answer may take
+/// its time; a host that is gone never gives it.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
 /// Connects for ordinary statements to the first host that will do.
 ///
@@ -62,6 +68,7 @@ async fn log_in(info: &ConnInfo, host: &Host, tls: bool) -> Result<Conn, Connect
         // Left alone it would look for a socket of the server's and change over to that.
         .prefer_socket(false)
         .client_found_rows(true)
+        .tcp_keepalive(Some(KEEPALIVE))
         .enable_cleartext_plugin(tls || is_socket)
         .stmt_cache_size(STATEMENTS_MAX);
     options = match host {

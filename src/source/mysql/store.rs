@@ -23,7 +23,7 @@ use std::time::Duration;
 pub use error::StoreError;
 pub(crate) use file::FileStore;
 pub(crate) use keeper::{Keeper, Keeping, Progress, Steps};
-pub(crate) use table::{Open, TableStore};
+pub(crate) use table::{Lent, Open, TableStore};
 
 use super::gtid::Flavor;
 

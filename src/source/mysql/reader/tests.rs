@@ -150,3 +150,63 @@ async fn what_stands_before_an_event_that_cannot_be_read_goes_over_first() {
     assert_eq!(error.kind(), FailureKind::Definite, "{error}");
     assert_eq!(changes.len(), expected.len());
 }
+
+/// An event as the server would send it, with its checksum.
+fn event(kind: u8, body: &[u8], has_checksum: bool) -> Vec<u8> {
+    let length = 19 + body.len() + if has_checksum { 4 } else { 0 };
+    let mut event = vec![0; 19];
+    event[4] = kind;
+    event[9..13].copy_from_slice(&u32::try_from(length).unwrap().to_le_bytes());
+    event.extend_from_slice(body);
+    if has_checksum {
+        event.extend(crc32fast::hash(&event).to_le_bytes());
+    }
+    event
+}
+
+#[tokio::test]
+async fn a_large_compressed_transaction_leaves_time_to_keep_the_lease() {
+    const PAYLOAD: u8 = 40;
+    const PIECES: usize = 500;
+    // given a transaction that is large only when it is inflated
+    let mut all = events("mysql97-compressed");
+    let first = all.iter().position(|event| event[4] == PAYLOAD).unwrap();
+    all.truncate(first);
+    let begin = [&[0; 13][..], &[0], b"BEGIN"].concat();
+    let mut inflated = event(2, &begin, false);
+    for _ in 0..PIECES {
+        // A comment, which is left out.
+        inflated.extend(event(29, &[0; 64 << 10], false));
+    }
+    inflated.extend(event(16, &[0; 8], false));
+    let compressed = zstd::encode_all(&inflated[..], 3).unwrap();
+    let packed = |number: usize| [&[0xfe][..], &number.to_le_bytes()].concat();
+    let mut body = Vec::new();
+    for (field, value) in [(1, packed(compressed.len())), (2, vec![0]), (3, packed(inflated.len()))]
+    {
+        body.push(field);
+        body.push(u8::try_from(value.len()).unwrap());
+        body.extend(value);
+    }
+    body.push(0);
+    body.extend(compressed);
+    all.push(event(PAYLOAD, &body, true).into());
+    // when it is read
+    let mut reading = Reading::begin(Flavor::MySql).await;
+    reading.server.write_all(&packets(&all)).await.unwrap();
+    drop(reading.server.shutdown().await);
+    let turns = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    let other = tokio::spawn(async move {
+        loop {
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let (_, error) = reading.ended().await;
+    other.abort();
+    // then another task of the thread had its turns meanwhile
+    assert_eq!(error.kind(), FailureKind::Transient, "{error}");
+    let turns = turns.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(turns > PIECES / 2, "{turns}");
+}

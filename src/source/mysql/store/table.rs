@@ -399,7 +399,7 @@ fn quoted(name: &str) -> String {
 }
 
 /// A connection in use. What is dropped with it is half an answer, or none.
-struct Lent(Option<Conn>);
+pub(crate) struct Lent(pub(crate) Option<Conn>);
 
 impl Drop for Lent {
     /// Closes the socket at once. The driver's own way is to read the answer to its end first, in
