@@ -133,8 +133,7 @@ fn files_that_were_purged_behind_the_position_are_not_missed() {
         let mut at_work = AtWork::on(&server, "behind");
         at_work.client.run("FLUSH BINARY LOGS");
         at_work.client.run(&row(2));
-        let drained =
-            |at_work: &AtWork| drains::<MySql>(&at_work.client, &at_work.name, PATIENCE);
+        let drained = |at_work: &AtWork| drains::<MySql>(&at_work.client, &at_work.name, PATIENCE);
         assert!(drained(&at_work), "{}", at_work.relay.log());
         let newest = files(&at_work.client).pop().unwrap();
         at_work.stop();
