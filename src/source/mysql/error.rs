@@ -38,6 +38,9 @@ pub enum MySqlError {
     /// A precondition does not hold.
     #[error("{}: {}; {}", .0.name, .0.detail, .0.fix.as_deref().unwrap_or("no remedy known"))]
     Precondition(Finding),
+    /// We may not do what we must, or the server takes no writes.
+    #[error("{}: {}; {}", .0.name, .0.detail, .0.fix.as_deref().unwrap_or("no remedy known"))]
+    Refused(Finding),
     /// The position cannot be read, kept or written.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -160,6 +163,8 @@ impl MySqlError {
             Self::Store(error) => error.kind(),
             Self::Snapshot(error) => error.kind(),
             Self::Catalog(error) => catalog_kind(error),
+            // For a moment, when roles are switched or passwords rotate.
+            Self::Refused(_) => FailureKind::Denied,
             // Bytes may be damaged on their way.
             Self::Decode { source, .. } if source.is_damage() => FailureKind::Transient,
             Self::Silent { .. } | Self::Unanswered { .. } | Self::ServerIdClash { .. } => {

@@ -255,9 +255,33 @@ async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
 }
 
 #[cfg(test)]
+impl Initial {
+    /// Rows that a test gives, of nothing but a payload.
+    pub(crate) fn scripted(payloads: Vec<Vec<u8>>, budget: Budget) -> Self {
+        use super::gtid::{Flavor, GtidSet};
+        let (sender, rows) = mpsc::channel(payloads.len() + 1);
+        for payload in payloads {
+            sender.try_send(Ok(Some(vec![Value::Bytes(payload)]))).expect("it has room");
+        }
+        sender.try_send(Ok(None)).expect("it has room");
+        Initial {
+            rows,
+            _task: JoinSet::new(),
+            roles: vec![(Role::Payload, Form::Plain)],
+            extras: 0,
+            table: QualifiedName { schema: "app".into(), name: "outbox".into() },
+            log: LogId::mysql(7, Some(TAG)),
+            micros: 1,
+            ordinal: 0,
+            place: Place { gtids: GtidSet::empty(Flavor::MySql), file: "".into(), position: 4 },
+            budget,
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::mysql::gtid::{Flavor, GtidSet};
 
     fn column(data_type: &str, type_text: &str) -> ColumnState {
         ColumnState {
@@ -268,33 +292,12 @@ mod tests {
         }
     }
 
-    fn initial(rows: mpsc::Receiver<Answer>, budget: Budget) -> Initial {
-        Initial {
-            rows,
-            _task: JoinSet::new(),
-            roles: vec![(Role::Payload, Form::Plain), (Role::CreatedAt, Form::Micros)],
-            extras: 0,
-            table: QualifiedName { schema: "shop".into(), name: "outbox".into() },
-            log: LogId::mysql(7, Some(TAG)),
-            micros: 1,
-            ordinal: 0,
-            place: Place { gtids: GtidSet::empty(Flavor::MySql), file: "b.1".into(), position: 4 },
-            budget,
-        }
-    }
-
     #[tokio::test]
     async fn rows_count_against_the_budget_and_large_ones_go_over_one_by_one() {
         const LARGE: usize = 3 << 20;
-        let budget = Budget::new(1 << 20);
-        let (sender, rows) = mpsc::channel(8);
-        let mut initial = initial(rows, budget.clone());
         // given rows that wait, each of them larger than what goes over at once
-        for _ in 0..3 {
-            let values = vec![Value::Bytes(vec![b'x'; LARGE]), Value::Bytes(b"5".to_vec())];
-            sender.send(Ok(Some(values))).await.unwrap();
-        }
-        sender.send(Ok(None)).await.unwrap();
+        let budget = Budget::new(1 << 20);
+        let mut initial = Initial::scripted(vec![vec![b'x'; LARGE]; 3], budget.clone());
         // when they are read
         let mut decoded = Vec::new();
         for _ in 0..3 {

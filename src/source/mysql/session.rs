@@ -146,9 +146,9 @@ impl Start<'_> {
         let mut sql = sql_connect(self.info).await?;
         let server = inspect::server(&mut sql).await?;
         must_hold(judge_server(&server))?;
-        must_hold(judge_read_only(self.settings, &server))?;
+        must_be_allowed(judge_read_only(self.settings, &server))?;
         let grants = inspect::grants(&mut sql, &self.settings.table.schema).await?;
-        must_hold(judge_grants(self.settings, &server, grants, false))?;
+        must_be_allowed(judge_grants(self.settings, &server, grants, false))?;
         let log = inspect::log(&mut sql, &server).await?;
         must_hold(judge_log(self.settings, log.as_ref()))?;
         let table = inspect::table(&mut sql, &self.settings.table).await?;
@@ -423,6 +423,14 @@ fn flavor_word(flavor: Flavor) -> &'static str {
     }
 }
 
+/// As [`must_hold`], of what may be otherwise for a moment.
+fn must_be_allowed(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlError> {
+    must_hold(findings).map_err(|error| match error {
+        MySqlError::Precondition(finding) => MySqlError::Refused(finding),
+        error => error,
+    })
+}
+
 /// The first failed finding is an error.
 fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlError> {
     for finding in findings {
@@ -437,6 +445,15 @@ fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlErr
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_takes_no_writes_while_roles_are_switched_is_tried_again() {
+        use crate::failure::FailureKind;
+        let fails = || Some(Finding::fail("read_only", "read_only is ON", "wait"));
+        let kind = |result: Result<(), MySqlError>| result.unwrap_err().kind();
+        assert_eq!(kind(must_be_allowed(fails())), FailureKind::Denied);
+        assert_eq!(kind(must_hold(fails())), FailureKind::Definite);
+    }
 
     #[test]
     fn only_a_place_of_mysql_from_before_its_gtids_is_a_file_and_an_offset() {

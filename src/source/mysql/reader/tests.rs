@@ -1,5 +1,6 @@
 //! A reader on a stream that a test writes.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -7,13 +8,14 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 
 use super::*;
-use crate::config::{Initial, PositionPlace, QualifiedName, Secret};
+use crate::config::{self, PositionPlace, QualifiedName, Secret};
 use crate::failure::FailureKind;
 use crate::outbox::Columns;
 use crate::source::mysql::connection::Connection;
 use crate::source::mysql::decoder::{Decoder, DecoderSettings};
 use crate::source::mysql::dump::StreamLimits;
 use crate::source::mysql::gtid::{Flavor, GtidSet};
+use crate::source::mysql::store::{FileStore, StoreError};
 use crate::source::mysql::wire::put_packet;
 use crate::source::socket::Socket;
 
@@ -45,7 +47,7 @@ fn settings() -> MySqlSettings {
         server_id: None,
         table: name("outbox"),
         position: PositionPlace::Source { table: name("walpost_position") },
-        initial: Initial::Skip,
+        initial: config::Initial::Skip,
         lease: Duration::from_secs(10),
         ack_interval: Duration::from_millis(100),
         heartbeat: Duration::from_secs(5),
@@ -123,6 +125,110 @@ impl Reading {
         }
         (changes, error)
     }
+}
+
+/// A folder of its own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let name = format!("walpost-reader-{}-{name}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    fn has_position(&self) -> bool {
+        self.0.join("position").exists()
+    }
+
+    /// Holds the position that there is not yet.
+    async fn keeper(&self, lease: Duration, fence: Fence) -> Box<Keeper<Store>> {
+        let store = Store::File(FileStore::new(&self.0.join("position"), "walpost"));
+        let interval = Duration::from_millis(20);
+        let mut keeper = Keeper::new(store, "here".into(), lease, interval, fence);
+        assert_eq!(keeper.take().await.unwrap(), None);
+        Box::new(keeper)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        std::fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+const LEASE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn a_first_position_is_written_before_anything_is_read() {
+    let folder = Folder::new("first");
+    let mut reading = Reading::begin(Flavor::MySql).await;
+    reading.reader.shared.lock().resume = None;
+    let fence = reading.reader.fence.clone();
+    reading.reader.holding = Holding::Taken(folder.keeper(LEASE, fence).await);
+    reading.reader.keep(&reading.session).await.unwrap();
+    assert!(folder.has_position());
+}
+
+#[tokio::test]
+async fn a_first_position_waits_for_the_rows_from_before_it() {
+    // given a first start on a table with rows
+    let folder = Folder::new("rows");
+    let mut reading = Reading::begin(Flavor::MySql).await;
+    let Reading { reader, session, batches, .. } = &mut reading;
+    reader.shared.lock().resume = None;
+    reader.holding = Holding::Taken(folder.keeper(LEASE, reader.fence.clone()).await);
+    session.initial = Some(Initial::scripted(vec![b"1".into(), b"2".into()], Budget::new(1)));
+    reader.keep(session).await.unwrap();
+    assert!(reader.initial_open);
+    // when they went over
+    let mut decoded = Vec::new();
+    let initial = session.initial.take().unwrap();
+    assert!(reader.read_initial(initial, &mut decoded).await.is_ok());
+    let changes = batches.recv().await.unwrap().unwrap();
+    let [Change::Row(_), Change::Row(_), Change::Commit(position)] = &changes[..] else {
+        panic!("{changes:?}")
+    };
+    // then nothing is written before they are confirmed, and it is soon after
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!folder.has_position());
+    reader.shared.acknowledge(position);
+    let written = async {
+        while !folder.has_position() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LEASE, written).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_position_that_is_lost_is_told_although_nobody_takes_what_was_read() {
+    // given a relay that is full, and a reader that waits for it
+    let folder = Folder::new("lost");
+    let mut reading = Reading::begin(Flavor::MySql).await;
+    let fence = reading.reader.fence.clone();
+    let keeper = folder.keeper(Duration::from_millis(100), fence.clone()).await;
+    reading.reader.holding = reading.reader.start_keeping(*keeper);
+    for _ in 0..2 {
+        reading.reader.batches.try_send(Ok(Vec::new())).unwrap();
+    }
+    reading.server.write_all(&packets(&events("mysql97"))).await.unwrap();
+    // when the lock is lost
+    std::fs::remove_file(folder.0.join("position.lock")).unwrap();
+    let (changes, error) = tokio::time::timeout(LEASE, reading.ended()).await.unwrap();
+    // then it says so, and the lanes hear of it
+    assert!(matches!(error, MySqlError::Store(StoreError::Gone { .. })), "{error}");
+    assert!(changes.is_empty() && fence.is_lowered());
+}
+
+#[tokio::test]
+async fn a_transaction_without_a_gtid_ends_a_position_that_is_kept_by_them() {
+    let mut reading = Reading::begin(Flavor::MySql).await;
+    reading.server.write_all(&packets(&events("mysql97-nogtid"))).await.unwrap();
+    let (changes, error) = reading.ended().await;
+    assert!(matches!(error, MySqlError::GtidsGone { .. }), "{error}");
+    assert!(changes.is_empty());
 }
 
 /// As long as a read brings all of it, as it does from this kind of socket.
