@@ -223,8 +223,13 @@ fn another_server_under_the_same_address_is_named_where_no_gtid_tells_it() {
     let name = server.empty_outbox("nameless");
     let proxy = Proxy::start(server.address());
     let url = server.url_at(proxy.addr(), &name);
-    let relay = quick(MySql::relay(&url, "null://", &name));
-    let mut at_work = AtWork::with(&server, name, relay);
+    let client = server.client_for(&name);
+    let position = |client: &Client| client.value("SELECT position FROM walpost_position");
+    let before = position(&client);
+    let relay = quick(MySql::relay(&url, "null://", &name)).started();
+    client.run(&row(1));
+    assert!(eventually(PATIENCE, || position(&client) != before), "{}", relay.log());
+    let mut at_work = AtWork { name, client, relay };
     other.create_database(&at_work.name);
     let client = other.client_for(&at_work.name);
     create_outbox(&client);
