@@ -154,6 +154,30 @@ impl OutboxRow {
         }
     }
 
+    /// Copies all values into one buffer of their own, which `hold` makes shareable: a row that
+    /// waits must not keep alive all that it was read with.
+    pub(crate) fn copy_out(&mut self, hold: impl FnOnce(Vec<u8>) -> Bytes) {
+        let fields = [
+            &mut self.id,
+            &mut self.aggregate_type,
+            &mut self.aggregate_id,
+            &mut self.event_type,
+            &mut self.payload,
+            &mut self.headers,
+            &mut self.topic,
+        ];
+        let values = fields.into_iter().chain(&mut self.extra).flatten();
+        let mut values: Vec<&mut Bytes> = values.collect();
+        let mut buffer = Vec::with_capacity(values.iter().map(|value| value.len()).sum());
+        for value in &values {
+            buffer.extend_from_slice(value);
+        }
+        let mut copy = hold(buffer);
+        for value in &mut values {
+            **value = copy.split_to(value.len());
+        }
+    }
+
     /// Puts a value where its role belongs; that of [`Role::CreatedAt`] is no text, and an extra
     /// that there is no room for is left out.
     pub(crate) fn set(&mut self, role: Role, value: Option<Bytes>) {

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::on_each;
+use super::{numbers, on_each, row, run_all};
 use crate::support::broker::{Broker, Kind};
 use crate::support::checker::Judge;
 use crate::support::database::{Initial, create_outbox, init, is_stored, relay_first};
 use crate::support::ledger::Ledger;
-use crate::support::mysql::MySql;
+use crate::support::mysql::{MySql, Version};
 use crate::support::process::eventually;
 use crate::support::proxy::{Direction, Event, Proxy};
 use crate::support::relay::Relay;
@@ -145,4 +145,29 @@ fn skips(server: &MySql) {
 #[test]
 fn a_first_start_that_skips_publishes_what_is_written_from_then_on() {
     on_each(skips);
+}
+
+#[test]
+fn a_first_start_on_mariadb_waits_for_the_end_of_what_is_prepared() {
+    if Version::MariaDb1011.is_left_out() {
+        return;
+    }
+    // given a row whose event is in the binlog already, and which is in the table only later
+    let server = MySql::start(Version::MariaDb1011);
+    let mut new = New::outbox(&server, Initial::Skip);
+    let client = server.client_for(&new.name);
+    run_all(&client, &["XA START 'one'", &row(1), "XA END 'one'", "XA PREPARE 'one'"]);
+    // when a relay starts for the first time
+    new.relay.start();
+    let waits = || new.relay.log().contains("XA RECOVER");
+    assert!(eventually(PATIENCE, waits), "{}", new.relay.log());
+    // then it begins only when that has ended
+    assert!(!is_stored(&client, &new.name));
+    client.run("XA COMMIT 'one'");
+    let stored = || is_stored(&client, &new.name);
+    assert!(eventually(PATIENCE, stored), "{}", new.relay.log());
+    client.run(&row(2));
+    assert!(new.drains(&server), "{}", new.relay.log());
+    assert!(new.relay.terminate().success(), "{}", new.relay.log());
+    assert_eq!(numbers(&new.broker.published(AGGREGATE_TYPE)), [2]);
 }

@@ -265,6 +265,7 @@ impl Decoder {
     /// An event that may stand inside a compressed transaction too.
     fn inner(&mut self, event: &Event, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
         let Event { header, body } = event;
+        self.held.pass(body.len(), &self.settings.budget);
         match header.kind {
             kind::TABLE_MAP_EVENT => {
                 self.inside(header.kind, Phase::Open)?;

@@ -9,11 +9,12 @@
 //!                                              locker  UNLOCK TABLES             ┘
 //! ```
 //!
-//! MariaDB takes its snapshot and the end of the binlog in one step, without any lock. MySQL knows
-//! no such step: a transaction may be in the binlog and not yet be seen. (Tried without a lock
-//! beside four writers, each of eight snapshots left rows in neither.) So the outbox alone is
-//! locked for that moment; the lock waits until each transaction that wrote to it has ended wholly,
-//! for `lock_wait` at most, and writers wait behind it meanwhile.
+//! MariaDB takes its snapshot and the end of the binlog in one step, without any lock; only what is
+//! prepared by XA at that moment must have ended. MySQL knows no such step: a transaction may be in
+//! the binlog and not yet be seen. (Tried without a lock beside four writers, each of eight
+//! snapshots left rows in neither.) So the outbox alone is locked for that moment; the lock waits
+//! until each transaction that wrote to it has ended wholly, for `lock_wait` at most, and writers
+//! wait behind it meanwhile.
 //!
 //! Source: MariaDB documentation, "START TRANSACTION", "Enhancements for START TRANSACTION WITH
 //! CONSISTENT SNAPSHOT"; MySQL 8.4 reference manual, 15.3.6 "LOCK TABLES".
@@ -57,6 +58,18 @@ pub enum SnapshotError {
         /// How long.
         waited: Duration,
     },
+    /// MariaDB has transactions that were prepared before, whose rows are neither in the table yet
+    /// nor in what comes in its binlog.
+    #[error(
+        "{count} XA transactions are prepared and neither committed nor rolled back: if one of them \
+         wrote to {table}, its rows would be missed; end them (XA RECOVER), or wait for their end"
+    )]
+    Prepared {
+        /// For people.
+        table: String,
+        /// How many.
+        count: usize,
+    },
     /// The server does not say where its binlog ends.
     #[error("the server has no binlog: start it with --log-bin")]
     NoBinlog,
@@ -77,7 +90,9 @@ impl SnapshotError {
     /// What it asks for.
     pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Busy { .. } | Self::NoGtids { .. } => FailureKind::Transient,
+            Self::Busy { .. } | Self::Prepared { .. } | Self::NoGtids { .. } => {
+                FailureKind::Transient
+            }
             Self::NoBinlog => FailureKind::Definite,
             Self::Server(Error::Server(error)) => match error.code {
                 // ER_DBACCESS_DENIED, ER_TABLEACCESS_DENIED, ER_SPECIFIC_ACCESS_DENIED
@@ -116,8 +131,23 @@ pub async fn open(
 ) -> Result<BinlogPoint, SnapshotError> {
     reader.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
     match server.flavor {
-        Flavor::MariaDb => without_lock(reader).await,
+        Flavor::MariaDb => {
+            // Their rows are in the binlog where they were prepared. Asked on both sides, since one
+            // may be prepared or end in between.
+            none_prepared(table, reader).await?;
+            let point = without_lock(reader).await?;
+            none_prepared(table, reader).await?;
+            Ok(point)
+        }
         Flavor::MySql => locked(server, table, lock_wait, reader, locker).await,
+    }
+}
+
+async fn none_prepared(table: &QualifiedName, reader: &mut Conn) -> Result<(), SnapshotError> {
+    let prepared: Vec<Row> = reader.query("XA RECOVER").await?;
+    match prepared.len() {
+        0 => Ok(()),
+        count => Err(SnapshotError::Prepared { table: table.plain_mysql(), count }),
     }
 }
 

@@ -11,18 +11,26 @@
 //! ```
 
 use super::{DecodeError, Decoded};
+use crate::budget::Budget;
 use crate::outbox::OutboxRow;
 
 /// A transaction with more rows streams.
 const ROWS_HELD_MAX: usize = 1000;
 /// A transaction with more bytes streams.
 const BYTES_HELD_MAX: usize = 1024 * 1024;
+/// After so many bytes of log, rows that are still held are copied out of what they were read with:
+/// small ones between the large rows of another table would pin all of those.
+const PINNED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// A transaction has hardly more than a few; each row of a loop may have its own.
 const SAVEPOINTS_MAX: usize = 10_000;
 
 #[derive(Debug)]
 pub(super) struct Held {
     rows: Vec<OutboxRow>,
+    /// How many of these were copied out.
+    copied: usize,
+    /// Bytes of events since the first row that was not.
+    passed: usize,
     /// Of the events from which the rows came: what they pin.
     bytes: usize,
     bytes_max: usize,
@@ -45,6 +53,8 @@ impl Held {
     pub(super) fn new(bytes_max: usize) -> Self {
         Self {
             rows: Vec::new(),
+            copied: 0,
+            passed: 0,
             bytes: 0,
             bytes_max,
             handed_over: 0,
@@ -62,6 +72,8 @@ impl Held {
     pub(super) fn begin(&mut self) {
         self.rows.clear();
         self.rows.shrink_to(ROWS_HELD_MAX);
+        self.copied = 0;
+        self.passed = 0;
         self.bytes = 0;
         self.handed_over = 0;
         self.is_holding = false;
@@ -89,6 +101,21 @@ impl Held {
         self.rows.push(row);
     }
 
+    /// An event comes after what is held.
+    pub(super) fn pass(&mut self, event_bytes: usize, budget: &Budget) {
+        if self.copied == self.rows.len() {
+            return;
+        }
+        self.passed = self.passed.saturating_add(event_bytes);
+        if self.passed > PINNED_BYTES_MAX {
+            for row in self.rows.iter_mut().skip(self.copied) {
+                row.copy_out(|buffer| budget.hold(buffer));
+            }
+            self.copied = self.rows.len();
+            self.passed = 0;
+        }
+    }
+
     /// An event's rows were pushed: hands over, where the transaction is large.
     pub(super) fn added(
         &mut self,
@@ -113,6 +140,8 @@ impl Held {
     pub(super) fn hand_over_all(&mut self, out: &mut Vec<Decoded>) -> u32 {
         self.handed_over = self.count();
         out.extend(self.rows.drain(..).map(Decoded::Row));
+        self.copied = 0;
+        self.passed = 0;
         self.bytes = 0;
         self.handed_over
     }
@@ -170,6 +199,7 @@ impl Held {
         let kept = usize::try_from(kept).unwrap_or(usize::MAX);
         let dropped = self.rows.len().saturating_sub(kept);
         self.rows.truncate(kept);
+        self.copied = self.copied.min(kept);
         self.bytes = savepoint.bytes;
         Ok(dropped as u64)
     }

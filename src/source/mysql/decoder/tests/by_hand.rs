@@ -107,6 +107,43 @@ fn a_small_transaction_comes_out_at_its_end_and_a_large_one_streams() {
 }
 
 #[test]
+fn rows_that_are_held_do_not_keep_the_large_rows_of_another_table() {
+    for savepoint in [false, true] {
+        let pieces = Pieces::of(Flavor::MySql);
+        let budget = Budget::new(1 << 30);
+        let settings = DecoderSettings { budget: budget.clone(), ..settings(Flavor::MySql) };
+        let mut decoder = Decoder::new(settings);
+        decoder.reset("binlog.000001", 4);
+        let mut out = Vec::new();
+        // given a transaction with small rows of the outbox, each of them read with much else
+        feed(&mut decoder, &pieces.description, &mut out).unwrap();
+        decode(&mut decoder, &pieces.begin()).unwrap();
+        if savepoint {
+            feed(&mut decoder, &query("SAVEPOINT a"), &mut out).unwrap();
+        }
+        let large = event(kind::ROWS_QUERY_LOG_EVENT, 0, &[0; 1 << 20]);
+        let mut most = 0;
+        for _ in 0..100 {
+            for event in pieces.row() {
+                let read = budget.hold([&event[..], &[0; 1 << 20]].concat());
+                feed(&mut decoder, &read.slice(..event.len()), &mut out).unwrap();
+            }
+            feed(&mut decoder, &large, &mut out).unwrap();
+            most = most.max(budget.held_bytes());
+        }
+        // then that is not kept with them
+        assert!(most < 16 << 20, "{most}");
+        feed(&mut decoder, &pieces.commit, &mut out).unwrap();
+        assert_eq!(rows(&out).len(), 100);
+        let mut alone = pieces.begin();
+        alone.extend(pieces.row());
+        alone.push(pieces.commit.clone());
+        let alone = payloads(&decode(&mut pieces.decoder(), &alone).unwrap());
+        assert!(payloads(&out).iter().all(|payload| *payload == alone[0]));
+    }
+}
+
+#[test]
 fn a_transaction_that_is_rolled_back_in_the_log_leaves_only_its_end() {
     for flavor in FLAVORS {
         let pieces = Pieces::of(flavor);
