@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use walpost::config::{OnReject, Settings, SourceSettings};
+#[cfg(feature = "mysql")]
 use walpost::source::mysql::MySqlSource;
 use walpost::source::postgres::PostgresSource;
 use walpost::{Backoff, Budget, Encoder, RelayOptions};
@@ -30,6 +31,7 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             let source = PostgresSource::start(source, settings.outbox, budget.clone())?;
             walpost::run(source, sink, encoder, budget, options, stop).await?;
         }
+        #[cfg(feature = "mysql")]
         SourceSettings::MySql(source) => {
             tracing::info!(
                 version = env!("CARGO_PKG_VERSION"),
@@ -41,6 +43,8 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
             let source = MySqlSource::start(source, settings.outbox, budget.clone())?;
             walpost::run(source, sink, encoder, budget, options, stop).await?;
         }
+        #[cfg(not(feature = "mysql"))]
+        SourceSettings::MySql(_) => anyhow::bail!(super::WITHOUT_MYSQL),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -24,7 +24,7 @@ pub struct MySqlSettings {
     /// only one of them works at a time.
     pub name: String,
     /// `server_id` among the server's replicas, where one was written down; see
-    /// [`MySqlSettings::server_id`].
+    /// [`MySqlSettings::server_id()`].
     pub server_id: Option<u32>,
     /// The outbox table; its schema is what MySQL calls a database.
     pub table: QualifiedName,

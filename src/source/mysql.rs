@@ -132,6 +132,8 @@ impl MySqlSource {
             fence: fence.clone(),
             wait: None,
             short_sessions: 0,
+            idle_sessions: 0,
+            has_sent: false,
             stored: None,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),

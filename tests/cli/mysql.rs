@@ -83,8 +83,8 @@ fn finding<'a>(run: &'a Run, standing: &str, name: &str) -> &'a str {
 /// The statements of the fix that contains `part`: what a person pastes.
 #[track_caller]
 fn fix<'a>(run: &'a Run, part: &str) -> &'a str {
-    let mut lines = run.stdout.lines().filter_map(|line| line.trim().strip_prefix("fix: "));
-    let fix = lines.rfind(|fix| fix.contains(part));
+    let lines = run.stdout.lines().filter_map(|line| line.trim().strip_prefix("fix: "));
+    let fix = lines.rev().find(|fix| fix.contains(part));
     let fix = fix.unwrap_or_else(|| panic!("no fix with {part:?} in:\n{}", run.stdout));
     let from = ["ALTER ", "GRANT ", "SET "].iter().filter_map(|verb| fix.find(verb)).min();
     let statements = fix.get(from.unwrap_or(0)..).unwrap();

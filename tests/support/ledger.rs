@@ -113,6 +113,12 @@ impl Ledger {
         self.rows().iter().filter(|(_, outcome)| above(outcome)).count()
     }
 
+    /// How many committed rows lie below a position for certain: they are confirmed there.
+    pub fn committed_below(&self, position: u64) -> usize {
+        let below = |outcome: &Outcome| matches!(outcome, Outcome::Committed { position_max } if *position_max <= position);
+        self.rows().iter().filter(|(_, outcome)| below(outcome)).count()
+    }
+
     /// Writes one line a row, to read after a failure.
     pub fn save(&self, path: &Path) {
         let mut file = std::fs::File::create(path).expect("the ledger's file can be made");

@@ -173,7 +173,8 @@ fn judge_retention(server: &ServerState) -> Finding {
     if server.expire_seconds == 0 {
         return Finding::ok(NAME, "0: binlog files stay until somebody removes them");
     }
-    let kept = format!("binlog files stay for {}", span(server.expire_seconds));
+    let seconds = server.expire_seconds;
+    let kept = format!("{seconds}: binlog files stay for {}", span(seconds));
     if server.expire_seconds < EXPIRE_SECONDS_MIN {
         let detail = format!("{kept}: a relay that is down for longer loses rows");
         return Finding::warn(NAME, detail, set_global(server, NAME, "604800"));

@@ -47,7 +47,10 @@ const CLASH_WAIT: Duration = Duration::from_secs(60);
 /// A stream that the server ends sooner is suspicious when it happens again and again: MariaDB
 /// kills the elder of two replicas with one number without a word.
 const SHORT_SESSION: Duration = Duration::from_secs(5);
-const SHORT_SESSIONS_MAX: u32 = 3;
+/// So many in a row that brought nothing, or so many whatever they brought.
+const SHORT_SESSIONS_IDLE_MAX: u32 = 3;
+const SHORT_SESSIONS_MAX: u32 = 30;
+const SHORT_SESSIONS_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What source and reader share.
 #[derive(Debug, Default)]
@@ -129,6 +132,10 @@ pub(crate) struct Reader {
     pub(crate) wait: Option<Duration>,
     /// How many sessions in a row the server ended soon after their beginning.
     pub(crate) short_sessions: u32,
+    /// Those of them, without a break, that brought nothing.
+    pub(crate) idle_sessions: u32,
+    /// Whether the present session brought anything.
+    pub(crate) has_sent: bool,
     /// Where an earlier life was.
     pub(crate) stored: Option<StoredPosition>,
     /// Whether rows from before a first start have still to go over.
@@ -196,6 +203,7 @@ impl Reader {
         }
         self.take().await?;
         let session = self.open().await?;
+        self.has_sent = false;
         let begun = Instant::now();
         let ended = self.read(session).await;
         if let Err(End::Failed(error)) = &ended {
@@ -210,11 +218,17 @@ impl Reader {
             return Some(CLASH_WAIT);
         }
         let short = lasted < SHORT_SESSION && matches!(error, MySqlError::Wire(_));
+        let idle = short && !self.has_sent;
         self.short_sessions = if short { self.short_sessions + 1 } else { 0 };
-        if self.short_sessions < SHORT_SESSIONS_MAX {
+        self.idle_sessions = if idle { self.idle_sessions + 1 } else { 0 };
+        let wait = if self.idle_sessions >= SHORT_SESSIONS_IDLE_MAX {
+            let doublings = (self.idle_sessions - 1).min(6);
+            Duration::from_secs(1 << doublings).min(SHORT_SESSIONS_WAIT_MAX)
+        } else if self.short_sessions >= SHORT_SESSIONS_MAX {
+            SHORT_SESSIONS_WAIT_MAX
+        } else {
             return None;
-        }
-        let wait = Duration::from_secs(1 << self.short_sessions.min(6)).min(CLASH_WAIT);
+        };
         tracing::warn!(
             server_id = self.settings.server_id(),
             ?wait,
@@ -460,6 +474,7 @@ impl Reader {
             resume.hand_over(decoded.drain(..), &mut changes);
         }
         if !changes.is_empty() {
+            self.has_sent = true;
             permit.send(Ok(changes));
         }
         Ok(())

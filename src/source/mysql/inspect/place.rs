@@ -107,7 +107,7 @@ pub async fn position(
 /// Whether our account may insert into a table of positions and update it.
 ///
 /// # Errors
-/// As [`may_read`].
+/// As [`super::may_read`].
 pub async fn may_write(conn: &mut Conn, name: &QualifiedName) -> Result<bool, Error> {
     let table = name.quoted_mysql();
     let update = format!("EXPLAIN UPDATE {table} SET epoch = epoch WHERE 1 = 0");

@@ -107,6 +107,8 @@ impl Reading {
             fence: Fence::down(),
             wait: None,
             short_sessions: 0,
+            idle_sessions: 0,
+            has_sent: false,
             stored: None,
             initial_open: false,
             holding: Holding::Over,
