@@ -459,8 +459,9 @@ impl Reader {
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), End> {
         session.warn();
-        session.must_have_gtids(decoded)?;
-        self.send(decoded, session.take_received_bytes()).await
+        let named = session.must_have_gtids(decoded);
+        self.send(decoded, session.take_received_bytes()).await?;
+        Ok(named?)
     }
 
     /// Sends what was decoded, less what was sent before; it counts as handed over from here on.
