@@ -426,8 +426,8 @@ mod tests {
     fn an_end_without_rows_that_comes_again_takes_nothing_back() {
         let mariadb = |number| Some(Gtid::MariaDb { domain: 0, server: 1, number });
         let nothing = |_| None;
-        let names: [(Flavor, &dyn Fn(u64) -> Option<Gtid>); 2] =
-            [(Flavor::MariaDb, &mariadb), (Flavor::MySql, &nothing)];
+        type Named<'a> = (Flavor, &'a dyn Fn(u64) -> Option<Gtid>);
+        let names: [Named<'_>; 2] = [(Flavor::MariaDb, &mariadb), (Flavor::MySql, &nothing)];
         for (flavor, gtid) in names {
             // given rows of transactions 1 and 3 that wait for a broker, and 2 without rows
             let mut resume = Resume::new(Place { gtids: GtidSet::empty(flavor), ..empty() });
