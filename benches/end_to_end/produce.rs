@@ -2,7 +2,7 @@
 //! any relay's sink could reach at most on this machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -82,6 +82,9 @@ pub fn produce(bootstrap: &str, rows: u64) {
         ThreadedProducer::from_config_and_context(&config, Confirms::default())
             .expect("the configuration is right");
     let topic = topic(AGGREGATE_TYPE);
+    // A broker soon deletes what is older than a week by its own timestamp.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_millis();
+    let now = i64::try_from(now).expect("it is long before the end of time");
     let log = LogId::mysql(Uuid::from_u64_pair(1 << 60, 1).as_u128(), None);
     for number in 0..rows {
         let message = message(number);
@@ -95,7 +98,7 @@ pub fn produce(bootstrap: &str, rows: u64) {
         let mut record = BaseRecord::to(&topic)
             .key(&message.key)
             .payload(&message.payload)
-            .timestamp(1_790_000_000_000)
+            .timestamp(now)
             .headers(headers);
         while let Err((error, refused)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);

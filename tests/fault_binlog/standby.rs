@@ -113,8 +113,9 @@ fn a_second_relay_takes_over_at_once_from_one_that_stopped() {
     on_each(|server| takes_over(server, Signal::SIGTERM));
 }
 
-/// The first relay stands still or is cut off, in `stop`; comes back, in `go_on`.
-fn is_relieved(server: &MySql, stop: impl Fn(&Two), go_on: impl Fn(&Two)) {
+/// The first relay stands still or is cut off, in `stop`; comes back, in `go_on`. So many rows
+/// may leave it then as had passed the fence before.
+fn is_relieved(server: &MySql, stop: impl Fn(&Two), go_on: impl Fn(&Two), past_the_fence_max: u64) {
     // given a relay at work with rows that wait for their confirm, and a second one
     let mut two = Two::on(server);
     let writing = two.stage.workload(server).start();
@@ -130,7 +131,8 @@ fn is_relieved(server: &MySql, stop: impl Fn(&Two), go_on: impl Fn(&Two)) {
     go_on(&two);
     // then it delivers nothing more, and says why it ends
     ends_with(&mut two.first, begin, &["lease"]);
-    assert_eq!(two.from_first.seen(Event::Publish), sent, "it went on\n{}", two.first.log());
+    let more = two.from_first.seen(Event::Publish) - sent;
+    assert!(more <= past_the_fence_max, "{more} rows more\n{}", two.first.log());
     // and nothing is lost or out of order
     let ledger = writing.stop();
     two.finish(server, &ledger);
@@ -143,6 +145,9 @@ fn a_relay_that_stood_still_beyond_its_lease_delivers_nothing_more() {
             server,
             |two| two.first.signal(Signal::SIGSTOP),
             |two| two.first.signal(Signal::SIGCONT),
+            // It may stand still between the look at the fence and the write to the socket, where
+            // nothing but the broker could keep it from going on. Thousands wait behind those.
+            8,
         );
     });
 }
@@ -157,6 +162,7 @@ fn a_relay_that_lost_its_database_beyond_its_lease_delivers_nothing_more() {
                 two.stage.to_database.blackhole(Direction::ToClient);
             },
             |two| two.stage.to_database.resume(),
+            0,
         );
     });
 }
