@@ -82,10 +82,10 @@ pub fn produce(bootstrap: &str, rows: u64) {
         ThreadedProducer::from_config_and_context(&config, Confirms::default())
             .expect("the configuration is right");
     let topic = topic(AGGREGATE_TYPE);
-    // A broker soon deletes what is older than a week by its own timestamp.
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is past 1970").as_millis();
-    let now = i64::try_from(now).expect("it is long before the end of time");
     let log = LogId::mysql(Uuid::from_u64_pair(1 << 60, 1).as_u128(), None);
+    // An old one would be deleted by the broker's retention, soon.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let now_millis = now.as_millis() as i64;
     for number in 0..rows {
         let message = message(number);
         let id = message.id.hyphenated().to_string();
@@ -98,7 +98,7 @@ pub fn produce(bootstrap: &str, rows: u64) {
         let mut record = BaseRecord::to(&topic)
             .key(&message.key)
             .payload(&message.payload)
-            .timestamp(now)
+            .timestamp(now_millis)
             .headers(headers);
         while let Err((error, refused)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
