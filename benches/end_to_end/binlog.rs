@@ -254,9 +254,11 @@ impl Backlog {
         let cpu_after = (cpu_seconds(self.server.id()), broker.and_then(cpu_seconds));
         process.signal(Signal::SIGTERM);
         assert!(process.wait(Duration::from_secs(60)).is_some(), "it does not stop");
+        let bytes = bytes_in(&folder);
+        std::fs::remove_dir_all(&folder).expect("it is our own");
         match (drainer, target) {
             (Drainer::Reader, _) => {
-                assert_eq!(bytes_in(&folder), self.bytes, "it reads the whole backlog");
+                assert_eq!(bytes, self.bytes, "it reads the whole backlog");
             }
             (_, Some(target)) => {
                 if let Some(count) = target.count() {
@@ -266,7 +268,6 @@ impl Backlog {
             }
             (_, None) => {}
         }
-        std::fs::remove_dir_all(&folder).expect("it is our own");
         let millions = self.rows as f64 / 1e6;
         let spent = |before: Option<f64>, after: Option<f64>| {
             before.zip(after).map(|(before, after)| (after - before) / millions)
