@@ -75,9 +75,13 @@ fn cut_at_bytes<S: Server>(server: &S) {
     for cut in 0..60_u64 {
         let ending = if cut % 3 == 0 { Ending::Reset } else { Ending::Fin };
         let accepted = stage.to_database.accepted();
-        stage.to_database.cut_after_bytes(Direction::ToClient, cut * cut * 7 + cut, ending);
         let reconnects = || stage.to_database.accepted() > accepted;
-        assert!(eventually(PATIENCE, reconnects), "{}", relay.log());
+        // One that strikes where the relay asked its last question is not missed: another one.
+        let struck = (0..12).any(|_| {
+            stage.to_database.cut_after_bytes(Direction::ToClient, cut * cut * 7 + cut, ending);
+            eventually(PATIENCE / 12, reconnects)
+        });
+        assert!(struck, "cut {cut}, {} rows\n{}", stage.rows_sent(), relay.log());
         if cut % 2 == 0 {
             stage.await_rows(5, &relay);
         }
