@@ -156,6 +156,7 @@ impl OutboxRow {
 
     /// Copies all values into one buffer of their own, which `hold` makes shareable: a row that
     /// waits must not keep alive all that it was read with.
+    #[cfg(feature = "mysql")]
     pub(crate) fn copy_out(&mut self, hold: impl FnOnce(Vec<u8>) -> Bytes) {
         let fields = [
             &mut self.id,
@@ -180,6 +181,7 @@ impl OutboxRow {
 
     /// Puts a value where its role belongs; that of [`Role::CreatedAt`] is no text, and an extra
     /// that there is no room for is left out.
+    #[cfg(feature = "mysql")]
     pub(crate) fn set(&mut self, role: Role, value: Option<Bytes>) {
         match role {
             Role::Id => self.id = value,

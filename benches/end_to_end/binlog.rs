@@ -28,7 +28,7 @@ const ROWS_PER_TRANSACTION: u64 = 100;
 const WRITERS: u64 = 4;
 const DRAIN_MAX: Duration = Duration::from_secs(300);
 /// Time between two looks at a position; each is two small queries.
-const LOOK: Duration = Duration::from_millis(10);
+const LOOK: Duration = Duration::from_millis(20);
 /// Time between two looks at a process that ends by itself.
 const LOOK_AT_PROCESS: Duration = Duration::from_millis(2);
 /// How soon walpost stores its position: what is drained in a second is timed no coarser.

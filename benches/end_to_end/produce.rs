@@ -2,7 +2,7 @@
 //! any relay's sink could reach at most on this machine.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -83,6 +83,9 @@ pub fn produce(bootstrap: &str, rows: u64) {
             .expect("the configuration is right");
     let topic = topic(AGGREGATE_TYPE);
     let log = LogId::mysql(Uuid::from_u64_pair(1 << 60, 1).as_u128(), None);
+    // An old one would be deleted by the broker's retention, soon.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+    let now_millis = now.as_millis() as i64;
     for number in 0..rows {
         let message = message(number);
         let id = message.id.hyphenated().to_string();
@@ -95,7 +98,7 @@ pub fn produce(bootstrap: &str, rows: u64) {
         let mut record = BaseRecord::to(&topic)
             .key(&message.key)
             .payload(&message.payload)
-            .timestamp(1_790_000_000_000)
+            .timestamp(now_millis)
             .headers(headers);
         while let Err((error, refused)) = producer.send(record) {
             let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);

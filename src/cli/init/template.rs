@@ -17,6 +17,7 @@ pub(super) type Names = HashMap<&'static str, String>;
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Dialect {
     Postgres,
+    #[cfg_attr(not(feature = "mysql"), expect(dead_code, reason = "there is no such source then"))]
     MySql,
 }
 

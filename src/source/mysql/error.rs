@@ -92,12 +92,12 @@ pub enum MySqlError {
     },
     /// GTIDs were switched off under way.
     #[error(
-        "the binlog has transactions without a GTID after {place}, and the position of relay \
-         \"{name}\" is kept by GTIDs: set gtid_mode = ON again; rows since then are to be \
+        "the transaction that ends at {place} has no GTID, and the position of relay \"{name}\" is \
+         kept by GTIDs: set gtid_mode = ON again; rows from that transaction on are to be \
          published by hand"
     )]
     GtidsGone {
-        /// Where we are.
+        /// Where the first of them ends.
         place: String,
         /// Key of the position.
         name: String,

@@ -385,7 +385,13 @@ impl Reader {
             let arrived = self.decode(&mut session, &mut decoded).await;
             // What is before an error is as good as ever, and whoever goes on by hand behind it
             // must be able to rely on all before it.
-            if !decoded.is_empty() && matches!(arrived, Ok(()) | Err(End::Failed(_))) {
+            let goes_over = match &arrived {
+                Ok(()) => true,
+                // Nobody delivers it any more.
+                Err(End::Failed(MySqlError::Store(_)) | End::Close(_) | End::Abandoned) => false,
+                Err(End::Failed(_)) => true,
+            };
+            if goes_over && !decoded.is_empty() {
                 self.hand_over(&mut session, &mut decoded).await?;
             }
             arrived?;
@@ -453,8 +459,9 @@ impl Reader {
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), End> {
         session.warn();
-        session.must_have_gtids(decoded)?;
-        self.send(decoded, session.take_received_bytes()).await
+        let named = session.must_have_gtids(decoded);
+        self.send(decoded, session.take_received_bytes()).await?;
+        Ok(named?)
     }
 
     /// Sends what was decoded, less what was sent before; it counts as handed over from here on.

@@ -424,11 +424,11 @@ mod tests {
 
     #[test]
     fn an_end_without_rows_that_comes_again_takes_nothing_back() {
-        let mariadb = |number| Some(Gtid::MariaDb { domain: 0, server: 1, number });
-        let nothing = |_| None;
-        let names: [(Flavor, &dyn Fn(u64) -> Option<Gtid>); 2] =
-            [(Flavor::MariaDb, &mariadb), (Flavor::MySql, &nothing)];
-        for (flavor, gtid) in names {
+        for flavor in [Flavor::MariaDb, Flavor::MySql] {
+            let gtid = |number| match flavor {
+                Flavor::MariaDb => Some(Gtid::MariaDb { domain: 0, server: 1, number }),
+                Flavor::MySql => None,
+            };
             // given rows of transactions 1 and 3 that wait for a broker, and 2 without rows
             let mut resume = Resume::new(Place { gtids: GtidSet::empty(flavor), ..empty() });
             let log = || (1..=3).flat_map(|n| of_other_kinds(n, u32::from(n != 2), gtid(n)));

@@ -336,17 +336,23 @@ impl Session {
         std::mem::take(&mut self.received_bytes)
     }
 
-    /// A position is kept in one way: a name that lacks is an error, one too many is left out.
+    /// A position is kept in one way: a name that lacks is an error, one too many is left out. With
+    /// an error, what is before the transaction that lacks one is left in `decoded`.
     ///
     /// # Errors
     /// GTIDs were switched off: definite.
-    pub(crate) fn must_have_gtids(&self, decoded: &mut [Decoded]) -> Result<(), MySqlError> {
-        for one in decoded {
+    pub(crate) fn must_have_gtids(&self, decoded: &mut Vec<Decoded>) -> Result<(), MySqlError> {
+        let mut behind_named = 0;
+        for (index, one) in decoded.iter_mut().enumerate() {
             let Decoded::End(end) = one else { continue };
             if !self.by_gtids {
                 end.gtid = None;
-            } else if end.gtid.is_none() {
-                return Err(MySqlError::GtidsGone { place: self.at(), name: self.name.clone() });
+            } else if end.gtid.is_some() {
+                behind_named = index + 1;
+            } else {
+                let place = format!("{}:{}", end.file, end.position);
+                decoded.truncate(behind_named);
+                return Err(MySqlError::GtidsGone { place, name: self.name.clone() });
             }
         }
         Ok(())

@@ -75,7 +75,12 @@ impl Script {
         let create = Dialect::MySql.fill(OUTBOX, &names);
         Ok(Self {
             outbox: vec![with_extras(create, outbox)],
-            position: statements(POSITION, &position),
+            position: match settings.position {
+                PositionPlace::File(_) => Vec::new(),
+                PositionPlace::Source { .. } | PositionPlace::Server { .. } => {
+                    statements(POSITION, &position)
+                }
+            },
             is_elsewhere,
             role: statements(ROLE, &role),
         })
