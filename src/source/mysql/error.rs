@@ -15,6 +15,8 @@ use crate::source::finding::Finding;
 
 /// ER_MASTER_FATAL_ERROR_READING_BINLOG: purged, beyond the end, a clash of server ids, and more.
 const FATAL_READING: u16 = 1236;
+/// ER_SLAVE_SAME_ID of MariaDB, which has a number of its own for what MySQL says by 1236.
+const SAME_ID: u16 = 4052;
 
 /// See the module. The text names the object, and for a definite error the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -189,12 +191,13 @@ impl MySqlError {
         if let WireError::Packet(PacketError::TooLarge { bytes, bytes_max }) = error {
             return Self::TooLarge { bytes, bytes_max };
         }
-        let Some(server) = error.server().filter(|server| server.code == FATAL_READING) else {
+        let is_named = |code| code == FATAL_READING || code == SAME_ID;
+        let Some(server) = error.server().filter(|server| is_named(server.code)) else {
             return Self::Wire(error);
         };
         // "A replica with the same server_uuid/server_id as this replica has connected to the
         // source"; older servers say slave.
-        if server.message.contains("same server_uuid/server_id") {
+        if server.code == SAME_ID || server.message.contains("same server_uuid/server_id") {
             return Self::ServerIdClash { server_id };
         }
         // MySQL kills a dump thread in the midst of a shutdown or of KILL with this code too.

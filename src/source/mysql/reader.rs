@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 use super::conninfo::ConnInfo;
 use super::decoder::Decoded;
@@ -43,14 +42,6 @@ const OPEN_MAX: Duration = Duration::from_secs(300);
 /// How long a relay whose number another replica has waits before it tries again: the server kills
 /// the elder of the two each time.
 const CLASH_WAIT: Duration = Duration::from_secs(60);
-
-/// A stream that the server ends sooner is suspicious when it happens again and again: MariaDB
-/// kills the elder of two replicas with one number without a word.
-const SHORT_SESSION: Duration = Duration::from_secs(5);
-/// So many in a row that brought nothing, or so many whatever they brought.
-const SHORT_SESSIONS_IDLE_MAX: u32 = 3;
-const SHORT_SESSIONS_MAX: u32 = 30;
-const SHORT_SESSIONS_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// What source and reader share.
 #[derive(Debug, Default)]
@@ -130,12 +121,6 @@ pub(crate) struct Reader {
     pub(crate) fence: Fence,
     /// To be waited before the next session.
     pub(crate) wait: Option<Duration>,
-    /// How many sessions in a row the server ended soon after their beginning.
-    pub(crate) short_sessions: u32,
-    /// Those of them, without a break, that brought nothing.
-    pub(crate) idle_sessions: u32,
-    /// Whether the present session brought anything.
-    pub(crate) has_sent: bool,
     /// Where an earlier life was.
     pub(crate) stored: Option<StoredPosition>,
     /// Whether rows from before a first start have still to go over.
@@ -203,39 +188,11 @@ impl Reader {
         }
         self.take().await?;
         let session = self.open().await?;
-        self.has_sent = false;
-        let begun = Instant::now();
         let ended = self.read(session).await;
-        if let Err(End::Failed(error)) = &ended {
-            self.wait = self.wait_after(error, begun.elapsed());
+        if let Err(End::Failed(MySqlError::ServerIdClash { .. })) = &ended {
+            self.wait = Some(CLASH_WAIT);
         }
         ended
-    }
-
-    /// How long another session must wait, beyond what the relay waits by itself.
-    fn wait_after(&mut self, error: &MySqlError, lasted: Duration) -> Option<Duration> {
-        if matches!(error, MySqlError::ServerIdClash { .. }) {
-            return Some(CLASH_WAIT);
-        }
-        let short = lasted < SHORT_SESSION && matches!(error, MySqlError::Wire(_));
-        let idle = short && !self.has_sent;
-        self.short_sessions = if short { self.short_sessions + 1 } else { 0 };
-        self.idle_sessions = if idle { self.idle_sessions + 1 } else { 0 };
-        let wait = if self.idle_sessions >= SHORT_SESSIONS_IDLE_MAX {
-            let doublings = (self.idle_sessions - 1).min(6);
-            Duration::from_secs(1 << doublings).min(SHORT_SESSIONS_WAIT_MAX)
-        } else if self.short_sessions >= SHORT_SESSIONS_MAX {
-            SHORT_SESSIONS_WAIT_MAX
-        } else {
-            return None;
-        };
-        tracing::warn!(
-            server_id = self.settings.server_id(),
-            ?wait,
-            "the server ends the stream again and again: another replica may have the same \
-             server_id; if so, give one of them another (source.server_id)"
-        );
-        Some(wait)
     }
 
     /// Waits for `work`, unless a close or the loss of the position comes first: neither must wait
@@ -475,7 +432,6 @@ impl Reader {
             resume.hand_over(decoded.drain(..), &mut changes);
         }
         if !changes.is_empty() {
-            self.has_sent = true;
             permit.send(Ok(changes));
         }
         Ok(())
