@@ -7,6 +7,7 @@
 
 pub mod alter;
 mod broker;
+mod failover;
 mod first_start;
 mod idle;
 mod large;

@@ -18,6 +18,7 @@ mod fault_standby;
 mod fault_stop;
 mod fault_terminate;
 mod mysql_connect;
+mod mysql_gtid;
 mod postgres_connect;
 mod postgres_versions;
 mod sink_kafka;

@@ -8,6 +8,8 @@ CREATE TABLE IF NOT EXISTS :"position_schema".:"position_table" (
     gtid_set longtext,
     file varchar(512),
     position bigint unsigned,
+    -- Whether rows that the outbox had at the first start are still to be confirmed.
+    initial_pending boolean NOT NULL DEFAULT FALSE,
     -- Who may move it. An empty holder has given it back.
     epoch bigint unsigned NOT NULL,
     holder varchar(255) NOT NULL,

@@ -25,7 +25,8 @@ pub(crate) struct InitFlags {
     #[arg(long)]
     print: bool,
     /// Also create this role (MySQL: user) for the relay; its password is taken from
-    /// WALPOST_ROLE_PASSWORD
+    /// WALPOST_ROLE_PASSWORD. With --print it is in the printed SQL: for PostgreSQL as a SCRAM
+    /// verifier, for MySQL in clear text
     #[arg(long, value_name = "NAME")]
     role: Option<String>,
     /// Leave out rows that the table has already: they are never published

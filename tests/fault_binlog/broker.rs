@@ -1,5 +1,5 @@
 //! Fault 48: the broker is not there at the start, then it is killed under load, twice. Each pair
-//! of database and broker that `fault_kill` does not try in an ordinary run.
+//! of database and broker that `fault_kill` does not try in an ordinary run; `make soak` tries them all.
 
 use std::time::Duration;
 
@@ -70,4 +70,26 @@ fn a_killed_kafka_loses_nothing_of_mariadb() {
 #[test]
 fn a_killed_nats_loses_nothing_of_mariadb() {
     recovers(Version::MariaDb1011, Kind::Nats);
+}
+
+mod soak {
+    use super::{Kind, Version, recovers};
+
+    #[test]
+    #[ignore = "one of the pairs that only `make soak` runs"]
+    fn a_killed_kafka_loses_nothing_of_mysql() {
+        recovers(Version::MySql97, Kind::Kafka);
+    }
+
+    #[test]
+    #[ignore = "one of the pairs that only `make soak` runs"]
+    fn a_killed_nats_loses_nothing_of_mysql() {
+        recovers(Version::MySql97, Kind::Nats);
+    }
+
+    #[test]
+    #[ignore = "one of the pairs that only `make soak` runs"]
+    fn a_killed_rabbitmq_loses_nothing_of_mariadb() {
+        recovers(Version::MariaDb1011, Kind::RabbitMq);
+    }
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use super::{numbers, on_each, row, run_all};
 use crate::support::broker::{Broker, Kind};
-use crate::support::checker::Judge;
+use crate::support::checker::{Judge, row_of};
 use crate::support::database::{Initial, create_outbox, init, is_stored, relay_first};
 use crate::support::ledger::Ledger;
 use crate::support::mysql::{MySql, Version};
 use crate::support::process::eventually;
-use crate::support::proxy::{Direction, Event, Proxy};
+use crate::support::proxy::{Direction, Ending, Event, Proxy};
 use crate::support::relay::Relay;
 use crate::support::stage::{AGGREGATE_TYPE, PATIENCE, drains, quick};
 use crate::support::writer::{Shape, Workload};
@@ -31,6 +31,7 @@ struct New {
     name: String,
     broker: Broker,
     to_broker: Proxy,
+    to_server: Proxy,
     relay: Relay,
     /// Those rows.
     before: Arc<Ledger>,
@@ -49,8 +50,12 @@ impl New {
         assert!(!is_stored(&client, &name), "this is no first start");
         let (broker, to_broker, sink) = Broker::start_behind_proxy(Kind::Nats);
         broker.prepare(AGGREGATE_TYPE);
-        let relay = quick(relay_first(&server.url_for(&name), &sink, &name, initial));
-        New { name, broker, to_broker, relay, before }
+        let to_server = Proxy::start(server.address());
+        let source = server.url_at(to_server.addr(), &name);
+        // Few rows at once: most of the table has still to be read when a first start ends early.
+        let relay = relay_first(&source, &sink, &name, initial);
+        let relay = quick(relay.args(&["--set", "relay.rows_max=256"]));
+        New { name, broker, to_broker, to_server, relay, before }
     }
 
     fn drains(&self, server: &MySql) -> bool {
@@ -122,6 +127,47 @@ fn is_killed(server: &MySql) {
 #[test]
 fn a_relay_killed_in_its_first_start_begins_it_again() {
     on_each(is_killed);
+}
+
+/// A first start ends in its midst, and meanwhile a row came and went that the table never shows
+/// again.
+fn goes_on(server: &MySql, interrupt: impl Fn(&mut New)) {
+    // given a first start in its midst: the broker takes its time
+    let mut new = New::outbox(server, Initial::Publish);
+    let ledger = Arc::clone(&new.before);
+    new.to_broker.delay(Direction::ToClient, Duration::from_millis(20));
+    new.relay.start();
+    let some = || new.to_broker.seen(Event::Publish) >= 200;
+    assert!(eventually(PATIENCE, some), "{}", new.relay.log());
+    // when that row comes and goes, and the relay has to begin again
+    let client = server.client_for(&new.name);
+    run_all(&client, &[&row(1), "DELETE FROM outbox WHERE aggregateid = 'k'"]);
+    interrupt(&mut new);
+    assert!(new.broker.published(AGGREGATE_TYPE).len() < ledger.committed(), "too late");
+    new.to_broker.resume();
+    // then it is published beside the rows that are there
+    assert!(new.drains(server), "{}", new.relay.log());
+    assert!(new.relay.terminate().success(), "{}", new.relay.log());
+    let published = new.broker.published(AGGREGATE_TYPE);
+    let (rows, other): (Vec<_>, Vec<_>) =
+        published.into_iter().partition(|message| row_of(message).is_some());
+    assert_eq!(numbers(&other), [1], "{}", new.relay.log());
+    Judge::new(&ledger, rows).judge().assert_clean();
+}
+
+#[test]
+fn a_row_that_comes_and_goes_in_a_first_start_is_published_although_the_relay_is_killed() {
+    on_each(|server| {
+        goes_on(server, |new| {
+            new.relay.kill();
+            new.relay.start();
+        });
+    });
+}
+
+#[test]
+fn a_row_that_comes_and_goes_in_a_first_start_is_published_although_the_connection_breaks() {
+    on_each(|server| goes_on(server, |new| new.to_server.cut_all(Ending::Reset)));
 }
 
 fn skips(server: &MySql) {

@@ -56,7 +56,8 @@ pub enum LoginError {
     /// No plugin that is built in.
     #[error(
         "the server asks for the authentication plugin \"{0}\", which is not built in: give the \
-         account caching_sha2_password (MySQL), or mysql_native_password or ed25519 (MariaDB)"
+         account caching_sha2_password (MySQL), or mysql_native_password or ed25519 (MariaDB); or \
+         look at the user in the URL: a server also answers so for one that it does not have"
     )]
     Unsupported(String),
     /// The handshake of another age.

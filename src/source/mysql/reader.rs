@@ -121,7 +121,7 @@ pub(crate) struct Reader {
     pub(crate) fence: Fence,
     /// To be waited before the next session.
     pub(crate) wait: Option<Duration>,
-    /// Where an earlier life was.
+    /// Where an earlier life was, or the first start of this one.
     pub(crate) stored: Option<StoredPosition>,
     /// Whether rows from before a first start have still to go over.
     pub(crate) initial_open: bool,
@@ -287,23 +287,25 @@ impl Reader {
     }
 
     /// From the first session on the position is known. One that was never written is written
-    /// before anything is read: what follows it must not be left out by another first start.
+    /// before anything is handed over: what follows it must not be left out by another first start,
+    /// whether the rows from before it have all been confirmed by then or not.
     async fn keep(&mut self, session: &Session) -> Result<(), MySqlError> {
         let uuid = session.server_uuid.clone();
         self.initial_open = session.initial.is_some();
         {
             let mut state = self.shared.lock();
             state.server_uuid = uuid.clone();
-            // A first start whose rows did not all go over begins anew, at another moment.
+            // A first start whose rows did not all go over reads them anew, from the same place on.
             if state.resume.is_none() || self.initial_open {
                 state.resume = Some(Resume::new(session.place.clone()));
                 state.is_known = !self.initial_open;
             }
         }
         let Holding::Taken(keeper) = &mut self.holding else { return Ok(()) };
-        if !self.initial_open {
-            keeper.save(&session.place.stored(uuid)).await?;
-        }
+        let initial_pending = self.initial_open;
+        let stored = StoredPosition { initial_pending, ..session.place.stored(uuid) };
+        keeper.save(&stored).await?;
+        self.stored = Some(stored);
         let Holding::Taken(keeper) = std::mem::replace(&mut self.holding, Holding::Over) else {
             unreachable!("it was just matched");
         };

@@ -56,7 +56,7 @@ pub(crate) struct Start<'a> {
 pub(crate) enum Begin {
     /// Where this life of the source is, and the server that it was read from.
     At(Place, String),
-    /// Where an earlier one was.
+    /// Where an earlier one was, or a first start of this one that did not come to its end.
     Stored(StoredPosition),
     /// Nothing was ever read.
     First(config::Initial),
@@ -106,7 +106,13 @@ impl Start<'_> {
             Begin::Stored(stored) => {
                 let place = self.stored_place(&stored, &server)?;
                 self.check_place(&mut sql, &place, &stored.server_uuid, &server, log).await?;
-                (place, None)
+                let initial = match (stored.initial_pending, self.settings.initial) {
+                    (true, config::Initial::Publish) => {
+                        Some(self.begin_again(sql, &server, &table, uuid, &place).await?)
+                    }
+                    (true, config::Initial::Skip) | (false, _) => None,
+                };
+                (place, initial)
             }
             Begin::At(place, read_from) => {
                 self.check_place(&mut sql, &place, &read_from, &server, log).await?;
@@ -187,6 +193,23 @@ impl Start<'_> {
         }
     }
 
+    /// The rows that the table has now, of a first start at `place` that did not come to its end.
+    /// Those that were written since come from the binlog too, and so do those that are gone again:
+    /// some come twice, none is left out.
+    async fn begin_again(
+        &self,
+        mut locker: mysql_async::Conn,
+        server: &ServerState,
+        table: &TableState,
+        uuid: u128,
+        place: &Place,
+    ) -> Result<Initial, MySqlError> {
+        let mut reader = sql_connect(self.info).await?;
+        snapshot::open(server, &table.name, LOCK_WAIT, &mut reader, &mut locker).await?;
+        let budget = self.budget.clone();
+        Initial::start(reader, table, self.outbox, uuid, place.clone(), budget)
+    }
+
     fn stored_place(
         &self,
         stored: &StoredPosition,
@@ -221,6 +244,7 @@ impl Start<'_> {
         log: Option<LogState>,
     ) -> Result<(), MySqlError> {
         let state = PlaceState {
+            initial_pending: false,
             flavor: flavor_word(place.gtids.flavor()).to_owned(),
             server_uuid: written_by.to_owned(),
             gtid_set: place.gtids.to_string(),
@@ -392,6 +416,7 @@ impl Place {
     /// As it is kept.
     pub(crate) fn stored(&self, server_uuid: String) -> StoredPosition {
         StoredPosition {
+            initial_pending: false,
             flavor: self.gtids.flavor(),
             server_uuid,
             gtids: self.gtids.to_string(),

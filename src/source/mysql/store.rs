@@ -39,6 +39,9 @@ pub(crate) struct StoredPosition {
     pub(crate) file: String,
     /// Offset in the file at which a transaction ends.
     pub(crate) position: u64,
+    /// Whether rows that the outbox had at the first start are still to be confirmed: until then
+    /// each start reads them from the table again, and goes on from this same place.
+    pub(crate) initial_pending: bool,
 }
 
 /// What an attempt to take the lease came to.

@@ -62,7 +62,10 @@ impl Server for MySql {
     }
 
     fn confirmed(client: &Client, name: &str) -> u64 {
-        let stored = format!("SELECT gtid_set FROM walpost_position WHERE name = '{name}'");
+        // Before the rows of a first start are confirmed, nothing is.
+        let stored = format!(
+            "SELECT gtid_set FROM walpost_position WHERE name = '{name}' AND NOT initial_pending"
+        );
         let Some(set) = client.value(&stored) else { return 0 };
         let intervals = server_uuid(client).map_or_else(
             || domain_zero(&set).map(|last| (1, last)).into_iter().collect(),

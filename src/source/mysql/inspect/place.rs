@@ -37,6 +37,8 @@ pub struct PlaceState {
     pub file: String,
     /// Position in it.
     pub position: u64,
+    /// Whether rows of the first start are still to be confirmed.
+    pub initial_pending: bool,
 }
 
 /// Who holds a lease that has not ended.
@@ -73,7 +75,7 @@ pub async fn position(
     let query = format!(
         "SELECT flavor, server_uuid, gtid_set, file, position, holder, \
          TIMESTAMPDIFF(MICROSECOND, UTC_TIMESTAMP(6), lease_until), \
-         TIMESTAMPDIFF(SECOND, updated_at, UTC_TIMESTAMP(6)) FROM {} WHERE name = ?",
+         TIMESTAMPDIFF(SECOND, updated_at, UTC_TIMESTAMP(6)), initial_pending FROM {} WHERE name = ?",
         table.quoted_mysql()
     );
     let row: Option<Row> = match conn.exec_first(query, (name,)).await {
@@ -93,6 +95,7 @@ pub async fn position(
         gtid_set: text(&row, 2).unwrap_or_default(),
         file: text(&row, 3).unwrap_or_default(),
         position: number(&row, 4).unwrap_or(0),
+        initial_pending: number(&row, 8).unwrap_or(0) != 0,
     });
     let left = number::<i64>(&row, 6).and_then(|micros| u64::try_from(micros).ok());
     let name = text(&row, 5).filter(|name| !name.is_empty());

@@ -98,7 +98,12 @@ fn judge_row(
         Some(place) => match judge_place(settings, facts.server, facts.log, facts.gtids, place) {
             Some(failed) => findings.push(failed),
             None => {
-                let detail = format!("{}{}", told(place), behind(facts.log, place));
+                let mut detail = format!("{}{}", told(place), behind(facts.log, place));
+                if place.initial_pending {
+                    let outbox = settings.table.plain_mysql();
+                    detail +=
+                        &format!("; the rows that {outbox} had before it are still going over");
+                }
                 findings.extend([Finding::ok(NAME, detail), judge_age(facts.server, row)]);
             }
         },

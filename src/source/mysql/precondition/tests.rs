@@ -311,6 +311,7 @@ fn columns_are_judged_by_name_type_and_character_set() {
 
 fn place(flavor: &str, gtid_set: &str) -> PositionTable {
     let place = PlaceState {
+        initial_pending: false,
         flavor: flavor.into(),
         server_uuid: if flavor == "mysql" { "uuid-1".into() } else { String::new() },
         gtid_set: gtid_set.into(),

@@ -66,6 +66,8 @@ struct Body {
     gtid_set: String,
     file: String,
     position: u64,
+    #[serde(default)]
+    initial_pending: bool,
 }
 
 impl FileStore {
@@ -235,6 +237,7 @@ fn encode(name: &str, position: &StoredPosition) -> Result<Vec<u8>, serde_json::
         gtid_set: position.gtids.clone(),
         file: position.file.clone(),
         position: position.position,
+        initial_pending: position.initial_pending,
     })?;
     let crc32 = checksum(&body);
     let body = RawValue::from_string(body)?;
@@ -264,6 +267,7 @@ fn decode(bytes: &[u8]) -> Result<(String, StoredPosition), String> {
         gtids: body.gtid_set,
         file: body.file,
         position: body.position,
+        initial_pending: body.initial_pending,
     };
     Ok((body.name, position))
 }

@@ -115,11 +115,12 @@ impl Statements {
                  WHERE name = ? AND epoch = ? AND lease_until <= UTC_TIMESTAMP(6)"
             ),
             load: format!(
-                "SELECT flavor, server_uuid, gtid_set, file, position FROM {table} {ours}"
+                "SELECT flavor, server_uuid, gtid_set, file, position, initial_pending \
+                 FROM {table} {ours}"
             ),
             save: format!(
                 "UPDATE {table} SET flavor = ?, server_uuid = ?, gtid_set = ?, file = ?, \
-                 position = ?, updated_at = UTC_TIMESTAMP(6), {extend} {ours}"
+                 position = ?, initial_pending = ?, updated_at = UTC_TIMESTAMP(6), {extend} {ours}"
             ),
             renew: format!("UPDATE {table} SET {extend} {ours}"),
             release: format!(
@@ -341,6 +342,7 @@ impl Backend for TableStore {
             position.gtids.as_str().into(),
             position.file.as_str().into(),
             position.position.into(),
+            position.initial_pending.into(),
             self.lease_micros(),
             self.lease_micros(),
         ];
@@ -371,16 +373,17 @@ impl Backend for TableStore {
 }
 
 type PositionColumns =
-    (Option<String>, Option<String>, Option<String>, Option<String>, Option<u64>);
+    (Option<String>, Option<String>, Option<String>, Option<String>, Option<u64>, bool);
 
 /// All of it or nothing.
 fn stored_position(columns: PositionColumns) -> Result<Option<StoredPosition>, String> {
     match columns {
-        (None, None, None, None, None) => Ok(None),
-        (Some(flavor), Some(server_uuid), Some(gtids), Some(file), Some(position)) => {
+        (None, None, None, None, None, _) => Ok(None),
+        (Some(flavor), Some(server_uuid), Some(gtids), Some(file), Some(position), pending) => {
             let flavor = flavor_of(&flavor)
                 .ok_or_else(|| format!("a row's flavor is \"{flavor}\", not mysql or mariadb"))?;
-            Ok(Some(StoredPosition { flavor, server_uuid, gtids, file, position }))
+            let initial_pending = pending;
+            Ok(Some(StoredPosition { flavor, server_uuid, gtids, file, position, initial_pending }))
         }
         _ => Err("a row has some columns of a position and lacks others".to_owned()),
     }
@@ -441,12 +444,14 @@ mod tests {
     #[test]
     fn a_position_is_whole_or_absent() {
         let text = |text: &str| Some(text.to_owned());
-        assert_eq!(stored_position((None, None, None, None, None)), Ok(None));
-        let whole = (text("mariadb"), text("u"), text("0-1-7"), text("bin.1"), Some(4));
+        assert_eq!(stored_position((None, None, None, None, None, false)), Ok(None));
+        let whole = (text("mariadb"), text("u"), text("0-1-7"), text("bin.1"), Some(4), true);
         let position = stored_position(whole.clone()).unwrap().unwrap();
         assert_eq!((position.flavor, position.gtids.as_str()), (Flavor::MariaDb, "0-1-7"));
-        assert!(stored_position((text("postgres"), whole.1, whole.2, whole.3, Some(4))).is_err());
-        assert!(stored_position((text("mysql"), None, None, None, None)).is_err());
+        assert!(position.initial_pending);
+        let other = (text("postgres"), whole.1, whole.2, whole.3, whole.4, false);
+        assert!(stored_position(other).is_err());
+        assert!(stored_position((text("mysql"), None, None, None, None, false)).is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -468,6 +473,7 @@ mod tests {
             gtids: String::new(),
             file: String::new(),
             position: 4,
+            initial_pending: false,
         };
         assert!(matches!(store.save(&position).await, Err(StoreError::NotHeld { .. })));
         assert!(matches!(store.renew().await, Err(StoreError::NotHeld { .. })));

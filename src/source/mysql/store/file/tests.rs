@@ -38,6 +38,7 @@ fn position(position: u64) -> StoredPosition {
         gtids: "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-5:tag\\\":1".into(),
         file: "binlog.000003".into(),
         position,
+        initial_pending: position % 2 == 1,
     }
 }
 

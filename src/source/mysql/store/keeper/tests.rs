@@ -211,6 +211,7 @@ fn position(position: u64) -> StoredPosition {
         gtids: format!("u:1-{position}"),
         file: "binlog.1".into(),
         position,
+        initial_pending: false,
     }
 }
 
