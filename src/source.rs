@@ -13,6 +13,8 @@ use crate::outbox::OutboxRow;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod calendar;
 mod finding;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod handle;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
@@ -21,6 +23,8 @@ mod pace;
 mod paced;
 #[cfg(feature = "postgres")]
 pub mod postgres;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod scientific;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod socket;
 #[cfg(any(feature = "mysql", feature = "postgres"))]

@@ -51,9 +51,6 @@ mod value;
 mod wire;
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::sync::{mpsc, oneshot};
 
 pub use super::socket::Socket;
 pub use super::tls::CertificateFileError;
@@ -72,19 +69,14 @@ pub use sql::sql_connect;
 pub use store::StoreError;
 pub use wire::{PacketError, Row, ServerError};
 
-use super::{Change, Source};
+use super::handle::{ReaderEnds, ReaderHandle};
+use super::{Change, Source, handle};
 use crate::budget::Budget;
 use crate::config::{MySqlSettings, OutboxSettings, PositionPlace};
 use crate::failure::Failure;
 use crate::fence::Fence;
-use reader::{Batch, Command, Holding, Reader, Shared};
+use reader::{Holding, Reader, Shared};
 use store::{FileStore, Keeper, Open, Store, TableStore};
-
-/// Batches between reader and relay. Few: each may be as large as a read, or as a row.
-const BATCHES_MAX: usize = 2;
-
-/// Longest wait for the last position to be written: the keeper's own tries and a little.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A binlog, read as outbox rows, with a position of its own.
 ///
@@ -92,11 +84,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// this is closed or dropped.
 pub struct MySqlSource {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
-    batches: mpsc::Receiver<Batch>,
+    reader: ReaderHandle<MySqlPosition, MySqlError>,
     fence: Fence,
-    /// Whether the last batch was an error, after which the reader waits to be told.
-    failed: bool,
 }
 
 impl MySqlSource {
@@ -111,8 +100,8 @@ impl MySqlSource {
     ) -> Result<Self, Failure> {
         let info = ConnInfo::parse(settings.url.expose()).map_err(Failure::definite)?;
         let shared = Arc::new(Shared::default());
-        let (commands, command_receiver) = mpsc::channel(4);
-        let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
+        let (handle, ReaderEnds { commands, batches }) =
+            ReaderHandle::new(|| MySqlError::ReaderGone);
         let fence = Fence::down();
         let keeper = Keeper::new(
             open_store(&settings, &info)?,
@@ -127,23 +116,16 @@ impl MySqlSource {
             outbox,
             budget,
             shared: Arc::clone(&shared),
-            commands: command_receiver,
-            batches: batch_sender,
+            commands,
+            batches,
             fence: fence.clone(),
             wait: None,
             stored: None,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failure::definite)?;
-        std::thread::Builder::new()
-            .name("walpost-reader".into())
-            .spawn(move || runtime.block_on(reader.run()))
-            .map_err(Failure::definite)?;
-        Ok(Self { shared, commands, batches, fence, failed: false })
+        handle::spawn(move || reader.run())?;
+        Ok(Self { shared, reader: handle, fence })
     }
 }
 
@@ -172,22 +154,8 @@ impl Source for MySqlSource {
     type Position = MySqlPosition;
 
     async fn next(&mut self, changes: &mut Vec<Change<MySqlPosition>>) -> Result<(), Failure> {
-        if self.failed {
-            // Never full: an error is answered by one command, and taken before the next.
-            drop(self.commands.try_send(Command::Connect));
-            self.failed = false;
-        }
-        match self.batches.recv().await {
-            Some(Ok(mut batch)) => {
-                changes.append(&mut batch);
-                Ok(())
-            }
-            Some(Err(error)) => {
-                self.failed = true;
-                Err(error.into())
-            }
-            None => Err(MySqlError::ReaderGone.into()),
-        }
+        changes.append(&mut self.reader.next().await?);
+        Ok(())
     }
 
     fn acknowledge(&mut self, position: MySqlPosition) {
@@ -203,14 +171,6 @@ impl Source for MySqlSource {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Close(reply)).await.is_err() {
-            return Err(MySqlError::ReaderGone.into());
-        }
-        match tokio::time::timeout(CLOSE_TIMEOUT, answer).await {
-            Ok(Ok(result)) => result.map_err(Failure::from),
-            Ok(Err(_)) => Err(MySqlError::ReaderGone.into()),
-            Err(_) => Err(Failure::transient("the last position could not be written in time")),
-        }
+        self.reader.close("the last position could not be written in time").await
     }
 }

@@ -34,9 +34,6 @@ mod wire;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
-
-use tokio::sync::{mpsc, oneshot};
 
 pub use super::tls::CertificateFileError;
 pub use auth::AuthError;
@@ -48,31 +45,23 @@ pub use lsn::Lsn;
 pub use sql::{SqlClient, connect_sql};
 pub use wire::{Connection, FrameError, Row, ServerError, WireError};
 
-use super::{Change, Source};
+use super::handle::{ReaderEnds, ReaderHandle};
+use super::{Change, Source, handle};
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, PostgresSettings};
 use crate::failure::Failure;
 use crate::identity::LogId;
 use decoder::Decoder;
-use reader::{Batch, Command, Reader, Shared};
+use reader::{Reader, Shared};
 use resume::Resume;
-
-/// Batches between reader and relay. Few: each may be as large as a read, or as a row.
-const BATCHES_MAX: usize = 2;
-
-/// Longest wait for the reader to see the last acknowledgement arrive: its own tries and a little.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A replication slot, read as outbox rows.
 ///
 /// Begins to connect when it is made; the thread that reads ends when this is closed or dropped.
 pub struct PostgresSource {
     shared: Arc<Shared>,
-    commands: mpsc::Sender<Command>,
-    batches: mpsc::Receiver<Batch>,
+    reader: ReaderHandle<Lsn, PostgresError>,
     resume: Resume,
-    /// Whether the last batch was an error, after which the reader waits to be told.
-    failed: bool,
 }
 
 impl PostgresSource {
@@ -87,8 +76,8 @@ impl PostgresSource {
     ) -> Result<Self, Failure> {
         let info = ConnInfo::parse(settings.url.expose()).map_err(Failure::definite)?;
         let shared = Arc::new(Shared::default());
-        let (commands, command_receiver) = mpsc::channel(4);
-        let (batch_sender, batches) = mpsc::channel(BATCHES_MAX);
+        let (handle, ReaderEnds { commands, batches }) =
+            ReaderHandle::new(|| PostgresError::ReaderGone);
         let decoder = Decoder::new(
             settings.table.schema.clone(),
             settings.table.name.clone(),
@@ -101,21 +90,14 @@ impl PostgresSource {
             outbox,
             budget,
             shared: Arc::clone(&shared),
-            commands: command_receiver,
-            batches: batch_sender,
+            commands,
+            batches,
             decoder,
             system: None,
             received: Lsn(0),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(Failure::definite)?;
-        std::thread::Builder::new()
-            .name("walpost-reader".into())
-            .spawn(move || runtime.block_on(reader.run()))
-            .map_err(Failure::definite)?;
-        Ok(Self { shared, commands, batches, resume: Resume::default(), failed: false })
+        handle::spawn(move || reader.run())?;
+        Ok(Self { shared, reader: handle, resume: Resume::default() })
     }
 }
 
@@ -123,25 +105,12 @@ impl Source for PostgresSource {
     type Position = Lsn;
 
     async fn next(&mut self, changes: &mut Vec<Change<Lsn>>) -> Result<(), Failure> {
-        if self.failed {
-            // Never full: an error is answered by one command, and taken before the next.
-            drop(self.commands.try_send(Command::Connect));
-            self.failed = false;
-        }
-        match self.batches.recv().await {
-            Some(Ok(mut batch)) => {
-                // Here and not in the reader: only what is handed over now counts as yielded.
-                batch.retain(|change| self.resume.is_new(change));
-                self.shared.yielded.store(self.resume.last_commit().0, Ordering::Relaxed);
-                changes.append(&mut batch);
-                Ok(())
-            }
-            Some(Err(error)) => {
-                self.failed = true;
-                Err(error.into())
-            }
-            None => Err(PostgresError::ReaderGone.into()),
-        }
+        let mut batch = self.reader.next().await?;
+        // Here and not in the reader: only what is handed over now counts as yielded.
+        batch.retain(|change| self.resume.is_new(change));
+        self.shared.yielded.store(self.resume.last_commit().0, Ordering::Relaxed);
+        changes.append(&mut batch);
+        Ok(())
     }
 
     fn acknowledge(&mut self, position: Lsn) {
@@ -155,16 +124,6 @@ impl Source for PostgresSource {
     }
 
     async fn close(self) -> Result<(), Failure> {
-        let (reply, answer) = oneshot::channel();
-        if self.commands.send(Command::Close(reply)).await.is_err() {
-            return Err(PostgresError::ReaderGone.into());
-        }
-        match tokio::time::timeout(CLOSE_TIMEOUT, answer).await {
-            Ok(Ok(result)) => result.map_err(Failure::from),
-            Ok(Err(_)) => Err(PostgresError::ReaderGone.into()),
-            Err(_) => Err(Failure::transient(
-                "the database did not take the last acknowledgement in time",
-            )),
-        }
+        self.reader.close("the database did not take the last acknowledgement in time").await
     }
 }

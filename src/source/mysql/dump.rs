@@ -24,6 +24,10 @@ const COM_BINLOG_DUMP: u8 = 0x12;
 const COM_REGISTER_SLAVE: u8 = 0x15;
 const COM_BINLOG_DUMP_GTID: u8 = 0x1e;
 
+/// How long the server waits for us to read: a broker may be down for so long without costing the
+/// connection. A longer wait costs a reconnect and nothing else.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// Behind the four bytes that every binlog file begins with.
 const FIRST_POSITION: u32 = 4;
 /// The oldest servers' bound on a replica's own name for itself.

@@ -6,9 +6,9 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
-use std::fmt::Write;
-
 use bytes::{BufMut, BytesMut};
+
+use crate::source::scientific::Scientific;
 
 /// Infinity, or no number: neither server stores one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub(crate) fn print_double(float: f64, out: &mut BytesMut) -> Result<(), FloatEr
         return Err(FloatError);
     }
     let mut text = Scientific::of(format_args!("{float:e}"));
-    text.break_tie(float);
+    break_tie(&mut text, float);
     print_shortest(&text, out);
     Ok(())
 }
@@ -53,90 +53,42 @@ pub(crate) fn print_json_double(float: f64, out: &mut BytesMut) -> Result<(), Fl
 
 fn print_shortest(text: &Scientific, out: &mut BytesMut) {
     let (negative, mantissa, exponent) = text.parts();
-    let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    if negative {
-        out.put_u8(b'-');
-    }
+    let (_, decimals) = Scientific::digits(mantissa);
     // Where the point stands in the digits, and how many of them there are.
     let point = exponent + 1;
     let digits = i32::try_from(decimals.len()).unwrap_or(i32::MAX).saturating_add(1);
-    let is_fixed = point > -FIXED_DIGITS && (point <= FIXED_DIGITS || digits > point);
-    if !is_fixed {
-        out.put_slice(mantissa.as_bytes());
-        out.put_u8(b'e');
-        out.put_slice(itoa::Buffer::new().format(exponent).as_bytes());
-    } else if let Ok(shift) = usize::try_from(exponent) {
-        out.put_slice(first.as_bytes());
-        let (whole, fraction) = decimals.split_at_checked(shift).unwrap_or((decimals, ""));
-        out.put_slice(whole.as_bytes());
-        out.put_bytes(b'0', shift - whole.len());
-        if !fraction.is_empty() {
-            out.put_u8(b'.');
-            out.put_slice(fraction.as_bytes());
-        }
-    } else {
-        out.put_slice(b"0.");
-        out.put_bytes(b'0', (exponent.unsigned_abs() as usize).saturating_sub(1));
-        out.put_slice(first.as_bytes());
-        out.put_slice(decimals.as_bytes());
+    if point > -FIXED_DIGITS && (point <= FIXED_DIGITS || digits > point) {
+        return text.print_fixed(out);
     }
+    if negative {
+        out.put_u8(b'-');
+    }
+    out.put_slice(mantissa.as_bytes());
+    out.put_u8(b'e');
+    out.put_slice(itoa::Buffer::new().format(exponent).as_bytes());
 }
 
-/// A float in Rust's scientific form, `-1.25e-7`, on the stack.
-struct Scientific {
-    /// 17 digits, sign, point, and an exponent of up to five characters.
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl Scientific {
-    fn of(float: std::fmt::Arguments<'_>) -> Self {
-        let mut text = Self { bytes: [0; 32], length: 0 };
-        text.write_fmt(float).expect("the buffer holds the longest float");
-        text
+/// Where two texts of the least length are equally near, Rust takes the upper one, and the server
+/// the one whose last digit is even (`ROUND_EVEN` in `dtoa`): 920186241855357.25 is printed as
+/// 920186241855357.2.
+fn break_tie(text: &mut Scientific, float: f64) {
+    let (_, mantissa, exponent) = text.parts();
+    let mut digits = 0_u64;
+    let mut decimals = -1;
+    for byte in mantissa.bytes().filter(u8::is_ascii_digit) {
+        digits = digits * 10 + u64::from(byte - b'0');
+        decimals += 1;
     }
-
-    fn as_str(&self) -> &str {
-        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
-        written.expect("only whole strings were written")
+    // The lower one would be shorter than the least length if it ended in 0.
+    if digits.is_multiple_of(2) || digits % 10 == 1 {
+        return;
     }
-
-    /// Where two texts of the least length are equally near, Rust takes the upper one, and the
-    /// server the one whose last digit is even (`ROUND_EVEN` in `dtoa`): 920186241855357.25 is
-    /// printed as 920186241855357.2.
-    fn break_tie(&mut self, float: f64) {
-        let (_, mantissa, exponent) = self.parts();
-        let mut digits = 0_u64;
-        let mut decimals = -1;
-        for byte in mantissa.bytes().filter(u8::is_ascii_digit) {
-            digits = digits * 10 + u64::from(byte - b'0');
-            decimals += 1;
+    if is_exactly(float, digits * 10 - 5, exponent - decimals - 1) {
+        let mut lower = *text;
+        lower.lower_last_digit();
+        if lower.as_str().parse() == Ok(float) {
+            *text = lower;
         }
-        // The lower one would be shorter than the least length if it ended in 0.
-        if digits.is_multiple_of(2) || digits % 10 == 1 {
-            return;
-        }
-        let last = mantissa.len() - 1 + usize::from(float.is_sign_negative());
-        if is_exactly(float, digits * 10 - 5, exponent - decimals - 1) {
-            let mut lower = Self { bytes: self.bytes, length: self.length };
-            if let Some(byte) = lower.bytes.get_mut(last) {
-                *byte -= 1;
-            }
-            if lower.as_str().parse() == Ok(float) {
-                *self = lower;
-            }
-        }
-    }
-
-    /// Sign, mantissa and decimal exponent.
-    fn parts(&self) -> (bool, &str, i32) {
-        let text = self.as_str();
-        let (negative, text) = match text.strip_prefix('-') {
-            Some(text) => (true, text),
-            None => (false, text),
-        };
-        let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
-        (negative, mantissa, exponent.parse().expect("an exponent is a small integer"))
     }
 }
 
@@ -166,16 +118,6 @@ fn is_exactly(float: f64, digits: u64, power: i32) -> bool {
     let (twos, zeros) = (product.trailing_zeros(), mantissa.trailing_zeros());
     let same_odd = product.checked_shr(twos) == mantissa.checked_shr(zeros).map(u128::from);
     same_odd && power + twos.cast_signed() == exponent + zeros.cast_signed()
-}
-
-impl Write for Scientific {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let Some(room) = self.bytes.get_mut(self.length..end) else { return Err(std::fmt::Error) };
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::decoder::{Decoded, TransactionEnd};
+use super::dump::WRITE_TIMEOUT;
 use super::error::MySqlError;
 use super::inspect::{ColumnState, TableState};
 use super::resume::Place;
-use super::session::WRITE_TIMEOUT;
 use super::store::Lent;
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};

@@ -26,7 +26,7 @@ use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
 use crate::budget::Budget;
 use crate::config::{MySqlSettings, OutboxSettings};
 use crate::fence::Fence;
-use crate::source::Change;
+use crate::source::handle;
 
 /// Rows and ends that go over at once. More gather only inside of a compressed transaction or a
 /// large event: elsewhere a batch is what a few reads brought.
@@ -100,15 +100,8 @@ impl Progress for Acknowledged {
     }
 }
 
-/// What a source asks of its reader.
-pub(crate) enum Command {
-    /// Connect, after an error was taken.
-    Connect,
-    /// Write the last position, give the lease back, close, and say how that went.
-    Close(oneshot::Sender<Result<(), MySqlError>>),
-}
-
-pub(crate) type Batch = Result<Vec<Change<MySqlPosition>>, MySqlError>;
+type Command = handle::Command<MySqlError>;
+type Batch = handle::Batch<MySqlPosition, MySqlError>;
 
 pub(crate) struct Reader {
     pub(crate) info: ConnInfo,

@@ -17,7 +17,7 @@ use super::connect::connect;
 use super::connection::WireError;
 use super::conninfo::ConnInfo;
 use super::decoder::{Decoded, Decoder, DecoderSettings};
-use super::dump::{BinlogStream, StreamLimits, StreamSettings};
+use super::dump::{BinlogStream, StreamLimits, StreamSettings, WRITE_TIMEOUT};
 use super::error::MySqlError;
 use super::event::kind;
 use super::gtid::{Flavor, GtidSet};
@@ -36,10 +36,6 @@ use crate::source::finding::{Finding, Standing};
 
 /// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
-
-/// How long the server waits for us to read: a broker may be down for so long without costing the
-/// connection. A longer wait costs a reconnect and nothing else.
-pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Bytes of an event around a row's own: header, table id, bitmaps, checksum.
 const EVENT_OVERHEAD_BYTES: usize = 1 << 12;

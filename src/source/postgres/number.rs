@@ -2,11 +2,10 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
-use std::fmt::Write;
-
 use bytes::{BufMut, BytesMut};
 
 use super::pgoutput::Reader;
+use crate::source::scientific::Scientific;
 
 /// Bytes that are no numeric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -89,10 +88,10 @@ pub(crate) fn print_float4(float: f32, out: &mut BytesMut) {
     if special_float(f64::from(float), out) {
         return;
     }
-    let mut text = Digits::of(format_args!("{float:e}"));
+    let mut text = Scientific::of(format_args!("{float:e}"));
     let mut decimals = 0;
-    while text.is_midpoint(f32::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
-        text = Digits::of(format_args!("{float:.decimals$e}"));
+    while is_midpoint(&text, f32::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
+        text = Scientific::of(format_args!("{float:.decimals$e}"));
         decimals += 1;
     }
     print_shortest(&text, 6, out);
@@ -107,10 +106,10 @@ pub(crate) fn print_float8(float: f64, out: &mut BytesMut) {
     if special_float(float, out) {
         return;
     }
-    let mut text = Digits::of(format_args!("{float:e}"));
+    let mut text = Scientific::of(format_args!("{float:e}"));
     let mut decimals = 0;
-    while text.is_midpoint(f64::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
-        text = Digits::of(format_args!("{float:.decimals$e}"));
+    while is_midpoint(&text, f64::MANTISSA_DIGITS) || text.as_str().parse() != Ok(float) {
+        text = Scientific::of(format_args!("{float:.decimals$e}"));
         decimals += 1;
     }
     print_shortest(&text, 15, out);
@@ -129,100 +128,44 @@ fn special_float(float: f64, out: &mut BytesMut) -> bool {
 
 /// Brings Rust's form, `-1.25e-7`, into the server's (`to_chars` in `src/common/d2s.c`): fixed
 /// from 10^-4 up to `fixed_end`, else `-1.25e-07`.
-fn print_shortest(text: &Digits, fixed_end: i32, out: &mut BytesMut) {
+fn print_shortest(text: &Scientific, fixed_end: i32, out: &mut BytesMut) {
     let (negative, mantissa, exponent) = text.parts();
-    let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    if (-4..fixed_end).contains(&exponent) {
+        return text.print_fixed(out);
+    }
     if negative {
         out.put_u8(b'-');
     }
-    if !(-4..fixed_end).contains(&exponent) {
-        out.put_slice(mantissa.as_bytes());
-        out.put_u8(b'e');
-        out.put_u8(if exponent < 0 { b'-' } else { b'+' });
-        if exponent.unsigned_abs() < 10 {
-            out.put_u8(b'0');
-        }
-        out.put_slice(itoa::Buffer::new().format(exponent.unsigned_abs()).as_bytes());
-    } else if let Ok(shift) = usize::try_from(exponent) {
-        out.put_slice(first.as_bytes());
-        let (whole, fraction) = decimals.split_at_checked(shift).unwrap_or((decimals, ""));
-        out.put_slice(whole.as_bytes());
-        out.put_bytes(b'0', shift - whole.len());
-        if !fraction.is_empty() {
-            out.put_u8(b'.');
-            out.put_slice(fraction.as_bytes());
-        }
+    out.put_slice(mantissa.as_bytes());
+    out.put_u8(b'e');
+    out.put_u8(if exponent < 0 { b'-' } else { b'+' });
+    if exponent.unsigned_abs() < 10 {
+        out.put_u8(b'0');
+    }
+    out.put_slice(itoa::Buffer::new().format(exponent.unsigned_abs()).as_bytes());
+}
+
+/// Whether this text, which reads back as a float of `bits` bits, lies exactly between it
+/// and a neighbour: its binary form is finite and one bit longer.
+fn is_midpoint(text: &Scientific, bits: u32) -> bool {
+    let (_, mantissa, exponent) = text.parts();
+    let (mut digits, mut power) = (0_u128, exponent);
+    let (first, decimals) = Scientific::digits(mantissa);
+    for digit in first.bytes().chain(decimals.bytes()) {
+        digits = digits * 10 + u128::from(digit.saturating_sub(b'0'));
+    }
+    power -= i32::try_from(decimals.len()).expect("a mantissa is short");
+    // digits * 10^power is odd * 2^n; 5^25 has more bits than a midpoint or 17 digits have.
+    let fives = 5_u128.pow(power.unsigned_abs().min(25));
+    let product = if power >= 0 {
+        digits.saturating_mul(fives)
+    } else if digits % fives == 0 {
+        digits / fives
     } else {
-        out.put_slice(b"0.");
-        out.put_bytes(b'0', (exponent.unsigned_abs() as usize).saturating_sub(1));
-        out.put_slice(first.as_bytes());
-        out.put_slice(decimals.as_bytes());
-    }
-}
-
-/// A float in Rust's scientific form, on the stack.
-struct Digits {
-    /// 17 digits, sign, point, and an exponent of up to five characters; more for the decimals
-    /// of a search that goes past them.
-    bytes: [u8; 48],
-    length: usize,
-}
-
-impl Digits {
-    fn of(float: std::fmt::Arguments<'_>) -> Self {
-        let mut text = Self { bytes: [0; 48], length: 0 };
-        text.write_fmt(float).expect("the buffer holds the longest float");
-        text
-    }
-
-    fn as_str(&self) -> &str {
-        let written = self.bytes.get(..self.length).and_then(|text| str::from_utf8(text).ok());
-        written.expect("only whole strings were written")
-    }
-
-    /// Sign, mantissa and decimal exponent.
-    fn parts(&self) -> (bool, &str, i32) {
-        let text = self.as_str();
-        let (negative, text) = match text.strip_prefix('-') {
-            Some(text) => (true, text),
-            None => (false, text),
-        };
-        let (mantissa, exponent) = text.split_once('e').expect("{:e} prints an exponent");
-        (negative, mantissa, exponent.parse().expect("an exponent is a small integer"))
-    }
-
-    /// Whether this text, which reads back as a float of `bits` bits, lies exactly between it
-    /// and a neighbour: its binary form is finite and one bit longer.
-    fn is_midpoint(&self, bits: u32) -> bool {
-        let (_, mantissa, exponent) = self.parts();
-        let (mut digits, mut power) = (0_u128, exponent);
-        let (first, decimals) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        for digit in first.bytes().chain(decimals.bytes()) {
-            digits = digits * 10 + u128::from(digit.saturating_sub(b'0'));
-        }
-        power -= i32::try_from(decimals.len()).expect("a mantissa is short");
-        // digits * 10^power is odd * 2^n; 5^25 has more bits than a midpoint or 17 digits have.
-        let fives = 5_u128.pow(power.unsigned_abs().min(25));
-        let product = if power >= 0 {
-            digits.saturating_mul(fives)
-        } else if digits % fives == 0 {
-            digits / fives
-        } else {
-            return false;
-        };
-        let odd = product.checked_shr(product.trailing_zeros()).unwrap_or(0);
-        u128::BITS - odd.leading_zeros() == bits + 1
-    }
-}
-
-impl Write for Digits {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let Some(room) = self.bytes.get_mut(self.length..end) else { return Err(std::fmt::Error) };
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
+        return false;
+    };
+    let odd = product.checked_shr(product.trailing_zeros()).unwrap_or(0);
+    u128::BITS - odd.leading_zeros() == bits + 1
 }
 
 #[cfg(test)]

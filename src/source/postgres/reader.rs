@@ -33,7 +33,7 @@ use super::streaming::Streaming;
 use super::wire::{self, ServerError, StandbyStatus, WireError};
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, PostgresSettings};
-use crate::source::Change;
+use crate::source::{Change, handle};
 
 /// Longest time for one try to see the last acknowledgement arrive.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -53,15 +53,8 @@ pub(crate) struct Shared {
     pub(crate) log_end: AtomicU64,
 }
 
-/// What a source asks of its reader.
-pub(crate) enum Command {
-    /// Connect, after an error was taken.
-    Connect,
-    /// Send the last acknowledgement, see it arrive, close, and say how that went.
-    Close(oneshot::Sender<Result<(), PostgresError>>),
-}
-
-pub(crate) type Batch = Result<Vec<Change<Lsn>>, PostgresError>;
+type Command = handle::Command<PostgresError>;
+type Batch = handle::Batch<Lsn, PostgresError>;
 
 pub(crate) struct Reader {
     pub(crate) info: ConnInfo,

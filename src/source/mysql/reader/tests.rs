@@ -11,6 +11,7 @@ use super::*;
 use crate::config::{self, PositionPlace, QualifiedName, Secret};
 use crate::failure::FailureKind;
 use crate::outbox::Columns;
+use crate::source::Change;
 use crate::source::mysql::connection::Connection;
 use crate::source::mysql::decoder::{Decoder, DecoderSettings};
 use crate::source::mysql::dump::StreamLimits;
