@@ -393,7 +393,7 @@ impl Decoder {
         }
         let round = self.position - self.position % WRAP;
         let next = round + u64::from(header.next_position);
-        self.position = if next < self.position { next + WRAP } else { next };
+        self.position = if next < self.position { next.saturating_add(WRAP) } else { next };
     }
 
     fn begin(&mut self, header: &Header, body: &Bytes) -> Result<(), DecodeError> {

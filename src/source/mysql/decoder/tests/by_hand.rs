@@ -460,6 +460,19 @@ fn positions_go_on_beyond_four_gibibytes() {
     }
 }
 
+/// Found by the fuzzer.
+#[test]
+fn a_rotation_to_a_place_that_no_file_has_moves_no_further() {
+    let pieces = Pieces::of(Flavor::MySql);
+    let mut decoder = pieces.decoder();
+    let rotate = event(kind::ROTATE_EVENT, 0, &[&[0xFF; 8], &b"binlog.000002"[..]].concat());
+    let mut stop = event(kind::STOP_EVENT, 0, &[]).to_vec();
+    stop[13..17].copy_from_slice(&100_u32.to_le_bytes());
+    let end = stop.len() - 4;
+    decode(&mut decoder, &[rotate, sealed(&stop[..end], Checksum::Crc32)]).unwrap();
+    assert_eq!(decoder.position(), u64::MAX);
+}
+
 #[test]
 fn without_gtids_a_file_without_a_number_is_refused() {
     let events = events("mysql97-nogtid");
