@@ -11,7 +11,7 @@ use crate::support::ledger::Ledger;
 use crate::support::mysql::{MySql, Version};
 use crate::support::process::eventually;
 use crate::support::proxy::{Direction, Ending, Event, Proxy};
-use crate::support::relay::Relay;
+use crate::support::relay::{Relay, program};
 use crate::support::stage::{AGGREGATE_TYPE, PATIENCE, drains, quick};
 use crate::support::writer::{Shape, Workload};
 
@@ -139,6 +139,11 @@ fn goes_on(server: &MySql, interrupt: impl Fn(&mut New)) {
     new.relay.start();
     let some = || new.to_broker.seen(Event::Publish) >= 200;
     assert!(eventually(PATIENCE, some), "{}", new.relay.log());
+    let mut check = program();
+    check.args(["check", "--source", &server.url_for(&new.name), "--table", "outbox"]);
+    check.args(["--sink", "null://", "--set", &format!("relay.name={}", new.name)]);
+    let told = String::from_utf8(check.output().unwrap().stdout).unwrap();
+    assert!(told.contains("still going over"), "{told}");
     // when that row comes and goes, and the relay has to begin again
     let client = server.client_for(&new.name);
     run_all(&client, &[&row(1), "DELETE FROM outbox WHERE aggregateid = 'k'"]);

@@ -360,6 +360,18 @@ fn a_position_that_the_binlog_goes_on_from_holds_and_tells_how_far_it_is_behind(
 }
 
 #[test]
+fn a_first_start_that_is_not_over_is_told() {
+    let mut table = place("mysql", "uuid-1:1-9");
+    if let PositionTable::Row(PositionState { place: Some(place), .. }) = &mut table {
+        place.initial_pending = true;
+    }
+    let findings = judged(&server(Flavor::MySql), &table, Some(&GtidState::default()));
+    assert!(all_ok(&findings), "{findings:?}");
+    let detail = &findings[0].detail;
+    assert!(detail.ends_with("that shop.outbox had before it are still going over"), "{detail}");
+}
+
+#[test]
 fn a_position_that_cannot_be_read_on_from_says_what_is_missing() {
     let mysql = server(Flavor::MySql);
     let judge = |table: &PositionTable, gtids: &GtidState| judged(&mysql, table, Some(gtids));
