@@ -12,7 +12,6 @@ mod keys;
 mod mysql;
 mod name;
 mod postgres;
-mod secret;
 mod size;
 mod source;
 mod values;
@@ -24,13 +23,13 @@ pub use name::{
     quote_mysql_identifier, quote_mysql_literal,
 };
 pub use postgres::PostgresSettings;
-pub use secret::{MASK, Secret, masked_url};
 pub use source::SourceSettings;
 pub use values::{Flag, Origin, Values};
 
 use crate::outbox::{Columns, Role};
 pub use crate::relay::Order;
 use crate::route::Template;
+pub use crate::secret::{MASK, Secret, SecretError, SecretText, masked_url};
 use crate::sink::SinkConfig;
 
 /// All settings of a relay.
@@ -190,12 +189,13 @@ impl Values {
         let mut extra_headers = Vec::new();
         for (name, column) in self.others(keys::HEADERS_SECTION) {
             let key = format!("{}.{name}", keys::HEADERS_SECTION);
-            if [crate::HEADER_ID, crate::HEADER_TYPE, crate::HEADER_IDENTITY].contains(&name) {
+            if [crate::HEADER_ID, crate::HEADER_TYPE, crate::HEADER_IDENTITY].contains(&&*name) {
                 return Err(self.refuse(&key, "walpost writes this header itself"));
             }
             match column.as_str() {
-                Some(column) if !column.is_empty() => extra_headers
-                    .push(ExtraHeader { name: name.to_owned(), extra: columns.extra(column) }),
+                Some(column) if !column.is_empty() => {
+                    extra_headers.push(ExtraHeader { name, extra: columns.extra(column) })
+                }
                 Some(_) | None => return Err(self.refuse(&key, "must be the name of a column")),
             }
         }
@@ -213,13 +213,9 @@ impl Values {
     }
 
     fn sink(&self, relay: &RelaySettings) -> Result<SinkConfig, ConfigError> {
-        let options = self
-            .others("sink")
-            .map(|(name, value)| (name.to_owned(), value.clone()))
-            .collect::<toml::Table>();
         Ok(SinkConfig {
-            url: self.required_text("sink.url", HOW_SINK)?,
-            options,
+            url: self.required_secret("sink.url", HOW_SINK)?,
+            options: self.others("sink").collect(),
             client_name: relay.name.clone(),
         })
     }

@@ -27,6 +27,7 @@ mod message;
 mod outbox;
 mod relay;
 mod route;
+mod secret;
 pub mod sink;
 pub mod source;
 

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -12,6 +13,7 @@ use serde::de::DeserializeOwned;
 
 use crate::failure::Failure;
 use crate::message::Message;
+use crate::secret::{Secret, SecretError};
 
 #[cfg(feature = "kafka")]
 pub mod kafka;
@@ -95,8 +97,9 @@ pub trait Sink: Send + Sync {
 /// The `[sink]` table: a URL whose scheme chooses the sink, and that sink's own options.
 #[derive(Clone)]
 pub struct SinkConfig {
-    /// As written; may carry a password, so it is never logged or printed.
-    pub url: String,
+    /// Text or file; may carry a password. A sink connects to the hosts that it names at the
+    /// start, with the user and password that it holds at each login.
+    pub url: Secret,
     /// Every other key of the table; the sink checks them.
     pub options: toml::Table,
     /// The relay's name, for the broker's list of clients.
@@ -120,6 +123,40 @@ impl SinkConfig {
             problem: error.message().trim().to_owned(),
         })
     }
+}
+
+/// A secret of `[sink]` that was given as the option `key` or as the file `{key}_file`, which must
+/// be readable.
+///
+/// # Errors
+/// Both were given, or the file cannot be read.
+pub(crate) fn secret_option(
+    key: &str,
+    text: Option<String>,
+    file: Option<PathBuf>,
+) -> Result<Option<Secret>, OpenError> {
+    match (text, file) {
+        (Some(_), Some(_)) => Err(OpenError::Option {
+            problem: format!("\"{key}\" and \"{key}_file\" exclude each other; give one"),
+        }),
+        (Some(text), None) => Ok(Some(Secret::new(text))),
+        (None, Some(file)) => Ok(Some(Secret::file(file)?)),
+        (None, None) => Ok(None),
+    }
+}
+
+/// A file that an option of `[sink]` names and that is read at each connect, such as a
+/// certificate: it must be readable at the start already.
+///
+/// # Errors
+/// It cannot be opened.
+pub(crate) fn readable(key: &str, file: Option<PathBuf>) -> Result<Option<PathBuf>, OpenError> {
+    if let Some(path) = &file {
+        std::fs::File::open(path).map_err(|error| OpenError::Option {
+            problem: format!("\"{key}\": could not open {}: {error}", path.display()),
+        })?;
+    }
+    Ok(file)
 }
 
 /// The `[sink]` table cannot be used; a matter of configuration, before anything connects.
@@ -147,6 +184,9 @@ pub enum OpenError {
         /// What is wrong with it, with an example of a right one.
         problem: String,
     },
+    /// A file with a secret that cannot be read.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// A key of `[sink]` that the sink does not know, or a value that it cannot use.
     #[error("in [sink]: {problem}")]
     Option {
@@ -162,8 +202,10 @@ const SCHEMES: [&str; 7] = ["kafka", "amqp", "amqps", "nats", "tls", "stdout", "
 /// # Errors
 /// What is wrong with the `[sink]` table.
 pub fn open(config: &SinkConfig) -> Result<Arc<dyn Sink>, OpenError> {
-    let scheme = config.url.split(':').next().unwrap_or_default();
-    if !config.url.contains("://") && !matches!(scheme, "stdout" | "null") {
+    let url = config.url.read()?;
+    let url = url.expose();
+    let scheme = url.split(':').next().unwrap_or_default();
+    if !url.contains("://") && !matches!(scheme, "stdout" | "null") {
         let problem = "needs a scheme, such as kafka://HOST:9092, amqp://HOST or nats://HOST";
         return Err(OpenError::Url { problem: problem.to_owned() });
     }

@@ -24,7 +24,7 @@ fn shared() -> &'static Nats {
 
 fn sink(url: &str, options: &str) -> Arc<dyn Sink> {
     let options = options.parse().unwrap();
-    open(&SinkConfig { url: url.to_owned(), options, client_name: "walpost".into() }).unwrap()
+    open(&SinkConfig { url: url.into(), options, client_name: "walpost".into() }).unwrap()
 }
 
 /// A message whose number, and so whose identity, no other test uses.

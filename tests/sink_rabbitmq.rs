@@ -27,7 +27,7 @@ fn broker() -> &'static RabbitMq {
 
 fn open(url: &str, options: &str) -> Arc<dyn Sink> {
     let options = toml::from_str(options).unwrap();
-    let config = SinkConfig { url: url.to_owned(), options, client_name: "walpost-test".into() };
+    let config = SinkConfig { url: url.into(), options, client_name: "walpost-test".into() };
     sink::open(&config).unwrap()
 }
 

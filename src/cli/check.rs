@@ -1,12 +1,12 @@
 //! `walpost check`: the doctor. Connects to both sides once, asks for every precondition, and
-//! says how to mend what does not hold. Answers within seconds, also when nobody else does.
+//! says how to fix what does not hold. Answers within seconds, also when nobody else does.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use walpost::config::{OutboxSettings, SourceSettings, Values, masked_url};
+use walpost::config::{OutboxSettings, SourceSettings, Values};
 use walpost::sink::{self, Sink};
 use walpost::source::{Finding, Standing};
 use walpost::{Failure, FailureKind};
@@ -42,7 +42,7 @@ pub(crate) async fn check(values: &Values, flags: &CheckFlags) -> anyhow::Result
     let mut findings = vec![Finding::ok("configuration", values.file().unwrap_or("no file"))];
     let (source, sink) = tokio::join!(
         check_source(&settings.source, &settings.outbox),
-        check_sink(&*sink, &settings.sink.url)
+        check_sink(&*sink, settings.sink.url.masked_url())
     );
     findings.extend(source);
     findings.extend(sink);
@@ -91,11 +91,10 @@ async fn check_source(settings: &SourceSettings, outbox: &OutboxSettings) -> Vec
         Ok(Err(failure)) => failure,
         Err(_) => Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}")),
     };
-    vec![unreachable("source", &masked_url(settings.url().expose()), &failure)]
+    vec![unreachable("source", &settings.url().masked_url(), &failure)]
 }
 
-async fn check_sink(sink: &dyn Sink, url: &str) -> Vec<Finding> {
-    let shown = masked_url(url);
+async fn check_sink(sink: &dyn Sink, shown: String) -> Vec<Finding> {
     let probed = match tokio::time::timeout(ANSWER_TIMEOUT, sink.probe()).await {
         Ok(probed) => probed,
         Err(_) => Err(Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}"))),
@@ -117,9 +116,9 @@ async fn check_sink(sink: &dyn Sink, url: &str) -> Vec<Finding> {
 
 fn unreachable(name: &'static str, url: &str, failure: &Failure) -> Finding {
     let fix = match failure.kind() {
-        FailureKind::Transient => format!("start it, or mend host and port in {name}.url"),
-        FailureKind::Denied => format!("mend user and password in {name}.url"),
-        FailureKind::Definite => format!("mend [{name}] as the message says"),
+        FailureKind::Transient => format!("start it, or correct host and port in {name}.url"),
+        FailureKind::Denied => format!("correct user and password in {name}.url"),
+        FailureKind::Definite => format!("correct [{name}] as the message says"),
     };
     Finding::fail(name, format!("{url}: {failure}"), fix)
 }

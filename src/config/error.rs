@@ -1,11 +1,12 @@
 //! What can be wrong with a configuration. No message ever holds the value of a secret.
 
 use super::values::Origin;
+use crate::secret::SecretError;
 
 /// A configuration that cannot be used; nothing was started.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// The configuration file or a `*_file` could not be read.
+    /// The configuration file could not be read.
     #[error("could not read {what} {path}")]
     Unreadable {
         /// What the file is for.
@@ -15,6 +16,15 @@ pub enum ConfigError {
         /// Why.
         #[source]
         source: std::io::Error,
+    },
+    /// The file of a secret could not be read.
+    #[error("{key}")]
+    Secret {
+        /// The setting, which ends in `_file`.
+        key: String,
+        /// Why.
+        #[source]
+        source: SecretError,
     },
     /// The file is not TOML.
     #[error("{file}:{line}: {problem}")]

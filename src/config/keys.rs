@@ -9,7 +9,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Text,
-    /// A URL or password; `<key>_file` reads it from a file.
+    /// A URL or password; `<key>_file` names a file that holds it.
     Secret,
     Number,
     Switch,
@@ -141,7 +141,7 @@ pub(crate) fn find_of(database: Database, path: &str) -> Option<&'static Key> {
 pub(crate) fn secret_of_file(path: &str) -> Option<&str> {
     let stem = path.strip_suffix("_file")?;
     let known = find(stem).is_some_and(|key| key.kind == Kind::Secret);
-    let of_sink = stem.strip_prefix("sink.").is_some_and(super::secret::is_secret);
+    let of_sink = stem.strip_prefix("sink.").is_some_and(crate::secret::is_secret);
     (known || of_sink).then_some(stem)
 }
 

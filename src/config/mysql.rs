@@ -166,7 +166,8 @@ impl Values {
         let database = database.ok_or_else(|| {
             refuse("needs a database for the table of positions: mysql://USER@HOST/DATABASE")
         })?;
-        Ok(PositionPlace::Server { url: Secret::new(written), table: table(database) })
+        let url = self.required_secret("source.position", HOW)?;
+        Ok(PositionPlace::Server { url, table: table(database) })
     }
 }
 

@@ -73,7 +73,7 @@ impl Values {
         self.required_text("source.url", HOW)
     }
 
-    /// The URL with the password of `source.password` in it.
+    /// The URL with `source.password` in it, or the name of its file: whoever logs in reads that.
     fn source_url(&self) -> Result<Secret, ConfigError> {
         let url = self.written_url()?;
         let parts = url.split_once("://").filter(|(scheme, _)| {
@@ -84,8 +84,12 @@ impl Values {
                 "must be a URL such as postgres://USER@HOST/DATABASE or mysql://USER@HOST/DATABASE";
             return Err(self.refuse("source.url", problem));
         };
-        let Some(password) = self.text("source.password")? else {
-            return Ok(Secret::new(url));
+        let encode = |text: &str| {
+            percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC)
+                .to_string()
+        };
+        let Some(password) = self.secret("source.password")? else {
+            return self.required_secret("source.url", HOW);
         };
         let Some((user, host)) = rest.split_once('@').filter(|(user, _)| !user.contains(':'))
         else {
@@ -94,8 +98,15 @@ impl Values {
             );
             return Err(self.refuse("source.password", problem));
         };
-        let encoded =
-            percent_encoding::utf8_percent_encode(&password, percent_encoding::NON_ALPHANUMERIC);
-        Ok(Secret::new(format!("{scheme}://{user}:{encoded}@{host}")))
+        Ok(Secret::new(match &password {
+            Secret::Text(text) => {
+                format!("{scheme}://{user}:{}@{host}", encode(text.expose()))
+            }
+            Secret::File(path) => {
+                let path = encode(&path.to_string_lossy());
+                let mark = if host.contains('?') { '&' } else { '?' };
+                format!("{scheme}://{user}@{host}{mark}password_file={path}")
+            }
+        }))
     }
 }

@@ -62,7 +62,7 @@ fn two_urls_are_enough() {
     let settings = settings_with(&[]).unwrap();
 
     let source = postgres(&settings);
-    assert_eq!(source.url.expose(), "postgres://u@h/db");
+    assert_eq!(source.url.read().unwrap().expose(), "postgres://u@h/db");
     assert_eq!(source.slot, "walpost");
     assert_eq!(source.publication, "walpost");
     assert_eq!(source.table.to_string(), "public.outbox");
@@ -71,7 +71,7 @@ fn two_urls_are_enough() {
     assert_eq!(source.let_go_after, Duration::from_secs(30));
     assert_eq!(settings.outbox.columns, Columns::debezium());
     assert_eq!(settings.outbox.topic, "outbox.event.{aggregatetype}");
-    assert_eq!(settings.sink.url, "stdout://");
+    assert_eq!(settings.sink.url, Secret::from("stdout://"));
     assert_eq!(settings.relay.name, "walpost");
     assert_eq!(settings.relay.order, Order::Key);
     assert_eq!((settings.relay.lanes, settings.relay.rows_max), (32, 16_384));
@@ -298,14 +298,41 @@ fn a_secret_can_come_from_a_file() {
     let secret = File::new("secret", "hunt@r/2\n");
     let path = secret.0.to_str().unwrap();
 
+    // Whoever logs in reads it, each time: settings know the path.
     let settings = settings_with(&[("WALPOST_SOURCE_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(settings.source.url().expose(), "postgres://u:hunt%40r%2F2@h/db");
+    let url = settings.source.url().read().unwrap().expose().to_owned();
+    let (before, named) = url.split_once("?password_file=").unwrap();
+    assert_eq!(before, "postgres://u@h/db");
+    assert_eq!(percent_encoding::percent_decode_str(named).decode_utf8().unwrap(), path);
 
-    let settings = settings_with(&[("WALPOST_SINK_PASSWORD_FILE", path)]).unwrap();
-    assert_eq!(settings.sink.options.get("password").unwrap().as_str(), Some("hunt@r/2"));
+    for option in ["password", "token", "nkey_seed", "sasl_password"] {
+        let variable = format!("WALPOST_SINK_{}_FILE", option.to_ascii_uppercase());
+        let settings = settings_with(&[(&variable, path)]).unwrap();
+        let options = &settings.sink.options;
+        assert_eq!(options.get(&format!("{option}_file")).unwrap().as_str(), Some(path));
+        assert!(!options.contains_key(option));
+    }
 
-    let problem = problem_with("WALPOST_SOURCE_PASSWORD_FILE", "/nowhere");
-    assert_eq!(problem, "could not read the file of source.password_file /nowhere");
+    let url = File::new("url", "postgres://u:hunter2@h/db\n");
+    let path = url.0.to_str().unwrap();
+    let environment = variables(&[("WALPOST_SOURCE_URL_FILE", path), URLS[1]]);
+    let values = Values::load(None, environment, &[]).unwrap();
+    let settings = values.settings().unwrap();
+    assert_eq!(settings.source.url(), &Secret::File(path.into()));
+    let shown = values.effective();
+    assert!(shown.contains(&format!("url_file = \"{path}\"")), "{shown}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    let url = File::new("sink-url", "nats://u:hunter2@h\n");
+    let path = url.0.to_str().unwrap();
+    let environment = variables(&[("WALPOST_SINK_URL_FILE", path), URLS[0]]);
+    let settings = Values::load(None, environment, &[]).unwrap().settings().unwrap();
+    assert_eq!(settings.sink.url, Secret::File(path.into()));
+
+    for variable in ["WALPOST_SOURCE_PASSWORD_FILE", "WALPOST_SINK_TOKEN_FILE"] {
+        let key = variable.strip_prefix("WALPOST_").unwrap().to_ascii_lowercase();
+        let problem = problem_with(variable, "/nowhere");
+        assert_eq!(problem, key.replacen('_', ".", 1));
+    }
 }
 
 #[test]
@@ -333,7 +360,10 @@ fn a_password_appears_neither_in_the_output_nor_in_debug_nor_in_an_error() {
     let values = Values::load(None, environment, &[]).unwrap();
     let settings = values.settings().unwrap();
 
-    assert!(settings.source.url().expose().contains("hunter2"), "it is there to be hidden");
+    assert!(
+        settings.source.url().read().unwrap().expose().contains("hunter2"),
+        "it is there to be hidden"
+    );
     let shown = values.effective();
     assert!(!shown.contains("hunter2"), "{shown}");
     assert!(shown.contains("url = \"amqp://u:***@h\""), "{shown}");

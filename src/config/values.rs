@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use toml::Value;
@@ -15,9 +15,9 @@ use toml::de::DeTable;
 
 use super::error::ConfigError;
 use super::keys::{self, Database, HEADERS_SECTION, KEYS, Kind, OTHER_VARIABLES, SECTIONS};
-use super::secret::{is_secret, masked_value};
 use super::size::parse_size;
 use crate::duration;
+use crate::secret::{Secret, is_secret, masked_value};
 
 /// Where a value was written. Later variants win over earlier ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +73,22 @@ pub struct Flag {
 struct Entry {
     value: Value,
     origin: Origin,
+    /// The file that holds the value, where it is a secret that was given as `<key>_file`. The
+    /// value is then what stood there at the start, to be checked and no more: whoever logs in
+    /// reads the file again.
+    secret_file: Option<PathBuf>,
+}
+
+impl Entry {
+    /// Key and value as they were written: of a secret in a file, the path of the file.
+    fn as_written(&self, name: &str) -> (String, Value) {
+        match &self.secret_file {
+            Some(path) => {
+                (format!("{name}_file"), Value::String(path.to_string_lossy().into_owned()))
+            }
+            None => (name.to_owned(), self.value.clone()),
+        }
+    }
 }
 
 /// All that was written, by dotted key. Every key is known; no value is checked yet.
@@ -83,7 +99,7 @@ pub struct Values {
 
 impl Values {
     /// Reads the file, puts the `WALPOST_…` variables of `environment` over it and `flags` over
-    /// those, then reads the secrets that `*_file` keys name.
+    /// those, then looks whether the files that `*_file` keys name can be read.
     ///
     /// # Errors
     /// A file that cannot be read or is no TOML, and every key or variable that is not known.
@@ -210,7 +226,7 @@ impl Values {
             let problem = format!("is also set by {}; keep one of the two", before.origin);
             return Err(ConfigError::Value { key: key.into(), origin, problem });
         }
-        self.entries.insert(key.to_owned(), Entry { value, origin });
+        self.entries.insert(key.to_owned(), Entry { value, origin, secret_file: None });
         Ok(())
     }
 
@@ -223,14 +239,13 @@ impl Values {
             .collect();
         for key in files {
             let path = self.required_text(&key, "")?;
-            let text = std::fs::read_to_string(&path).map_err(|source| {
-                ConfigError::Unreadable { what: format!("the file of {key}"), path, source }
-            })?;
+            let unusable = |source| ConfigError::Secret { key: key.clone(), source };
+            let file = Secret::file(&path).map_err(unusable)?;
+            let text = file.read().map_err(unusable)?.expose().to_owned();
             let secret = keys::secret_of_file(&key).unwrap_or(&key).to_owned();
             let Some(entry) = self.entries.remove(&key) else { continue };
-            // Editors and `echo` end a file with a newline that is no part of the secret.
-            let value = Value::String(text.trim_end_matches(['\r', '\n']).to_owned());
-            self.entries.insert(secret, Entry { value, origin: entry.origin });
+            let secret_file = Some(PathBuf::from(path));
+            self.entries.insert(secret, Entry { value: Value::String(text), secret_file, ..entry });
         }
         Ok(())
     }
@@ -291,6 +306,21 @@ impl Values {
             Some(text) => Ok(text),
             None => Err(ConfigError::Missing { key: key.into(), remedy: remedy.into() }),
         }
+    }
+
+    /// A secret, as text or as the file that holds it; `None` where there is neither.
+    pub(crate) fn secret(&self, key: &str) -> Result<Option<Secret>, ConfigError> {
+        let file = self.entries.get(key).and_then(|entry| entry.secret_file.clone());
+        match file {
+            Some(path) => Ok(Some(Secret::File(path))),
+            None => Ok(self.text(key)?.map(Secret::new)),
+        }
+    }
+
+    /// As [`Values::secret`], for what must be there and not be empty.
+    pub(crate) fn required_secret(&self, key: &str, remedy: &str) -> Result<Secret, ConfigError> {
+        let text = self.required_text(key, remedy)?;
+        Ok(self.secret(key)?.unwrap_or_else(|| Secret::new(text)))
     }
 
     /// A whole number within `range`.
@@ -356,10 +386,14 @@ impl Values {
         })
     }
 
-    /// Keys and values of a section, without those that [`KEYS`] lists.
-    pub(crate) fn others(&self, section: &str) -> impl Iterator<Item = (&str, &Value)> {
+    /// Keys and values of a section, without those that [`KEYS`] lists. A secret that was given as
+    /// a file is the path of that file, under the key `…_file`.
+    pub(crate) fn others(&self, section: &str) -> impl Iterator<Item = (String, Value)> {
         self.entries.iter().filter(|(key, _)| keys::find(key).is_none()).filter_map(
-            move |(key, entry)| Some((key.strip_prefix(section)?.strip_prefix('.')?, &entry.value)),
+            move |(key, entry)| {
+                let name = key.strip_prefix(section)?.strip_prefix('.')?;
+                Some(entry.as_written(name))
+            },
         )
     }
 
@@ -379,15 +413,17 @@ impl Values {
         };
         for key in KEYS.iter().filter(|key| key.is_of(self.database())) {
             let (section, name) = key.path.rsplit_once('.').unwrap_or(("", key.path));
-            let default = key.default.map(|text| as_toml(key.kind, text));
-            let value = self.entries.get(key.path).map(|entry| &entry.value).or(default.as_ref());
-            if let Some(value) = value {
-                line(section, name, value, self.origin(key.path));
+            let default = key.default.map(|text| (name.to_owned(), as_toml(key.kind, text)));
+            let written = self.entries.get(key.path).map(|entry| entry.as_written(name));
+            if let Some((name, value)) = written.or(default) {
+                line(section, &name, &value, self.origin(key.path));
             }
         }
         for section in ["sink", HEADERS_SECTION] {
             for (name, value) in self.others(section) {
-                line(section, name, value, self.origin(&format!("{section}.{name}")));
+                let written = format!("{section}.{name}");
+                let key = keys::secret_of_file(&written).unwrap_or(&written);
+                line(section, &name, &value, self.origin(key));
             }
         }
         let mut text = String::new();

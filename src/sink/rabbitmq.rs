@@ -18,6 +18,7 @@ mod exchanges;
 mod link;
 mod publisher;
 mod session;
+mod target;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,9 +30,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::envelope::{Envelopes, Template};
-use self::link::{Link, Target};
+use self::link::Link;
 use self::publisher::{Job, Publisher};
-use super::{Limits, OpenError, Sink, SinkConfig, Verdict};
+use self::target::{Login, Target};
+use super::{Limits, OpenError, Sink, SinkConfig, Verdict, readable, secret_option};
 use crate::duration;
 use crate::failure::{Failure, FailureKind};
 use crate::message::Message;
@@ -42,7 +44,7 @@ const LANES_MAX: usize = 32;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Keys of `[sink]` for `amqp://user:password@host:port/vhost` and `amqps://…`.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct Options {
     /// Exchange, a template over `{topic}` and `{key}`; empty is the default exchange, whose
@@ -52,7 +54,12 @@ struct Options {
     routing_key: String,
     /// Without a confirm for so long the connection is given up; `"30s"`.
     confirm_timeout: String,
-    /// Certificates (PEM) to trust beside those of the system.
+    /// Who logs in, where the URL does not say it.
+    user: Option<String>,
+    password: Option<String>,
+    /// Read at each login.
+    password_file: Option<PathBuf>,
+    /// Certificates (PEM) to trust beside those of the system; read at each connect.
     ca_file: Option<PathBuf>,
     /// Property `content_type`; empty leaves it out. The payload is untouched whatever it says.
     content_type: String,
@@ -66,6 +73,9 @@ impl Default for Options {
             exchange: "{topic}".into(),
             routing_key: "{key}".into(),
             confirm_timeout: "30s".into(),
+            user: None,
+            password: None,
+            password_file: None,
             ca_file: None,
             content_type: "application/json".into(),
             heartbeat: "20s".into(),
@@ -109,8 +119,12 @@ impl RabbitMqSink {
             return Err(OpenError::Option { problem });
         }
         let heartbeat = duration("heartbeat", &options.heartbeat)?;
-        let ca_file = options.ca_file.as_deref();
-        let target = Target::new(&config.url, heartbeat, ca_file, &config.client_name)?;
+        let login = Login {
+            user: options.user,
+            password: secret_option("password", options.password, options.password_file)?,
+        };
+        let ca_file = readable("ca_file", options.ca_file)?;
+        let target = Target::new(&config.url, login, heartbeat, ca_file, &config.client_name)?;
         let exchange_fixed = exchange.fixed().map(str::to_owned);
         let content_type = &options.content_type;
         Ok(Self {

@@ -40,7 +40,7 @@ impl StdoutSink {
     /// # Errors
     /// An option, or more of a URL: there is nothing to choose.
     pub fn open(config: &SinkConfig) -> Result<Self, OpenError> {
-        if !matches!(config.url.as_str(), "stdout" | "stdout:" | "stdout://") {
+        if !matches!(config.url.read()?.expose(), "stdout" | "stdout:" | "stdout://") {
             let problem = "has more than \"stdout:\"; there is nothing to choose".to_owned();
             return Err(OpenError::Url { problem });
         }

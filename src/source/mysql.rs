@@ -56,7 +56,7 @@ pub use super::socket::Socket;
 pub use super::tls::CertificateFileError;
 pub use connect::{ConnectError, connect};
 pub use connection::{Connection, Greeting, WireError};
-pub use conninfo::{ConnInfo, ConnInfoError, PasswordError};
+pub use conninfo::{ConnInfo, ConnInfoError};
 pub use decoder::DecodeError;
 pub use dump::{BinlogStream, DumpError, Sent, StreamLimits, StreamSettings};
 pub use error::MySqlError;
@@ -98,7 +98,7 @@ impl MySqlSource {
         outbox: OutboxSettings,
         budget: Budget,
     ) -> Result<Self, Failure> {
-        let info = ConnInfo::parse(settings.url.expose()).map_err(Failure::definite)?;
+        let info = ConnInfo::of(&settings.url)?;
         let shared = Arc::new(Shared::default());
         let (handle, ReaderEnds { commands, batches }) =
             ReaderHandle::new(|| MySqlError::ReaderGone);
@@ -136,9 +136,7 @@ fn open_store(settings: &MySqlSettings, info: &ConnInfo) -> Result<Store, Failur
             return Ok(Store::File(FileStore::new(path, &settings.name)));
         }
         PositionPlace::Source { table } => (info.clone(), table),
-        PositionPlace::Server { url, table } => {
-            (ConnInfo::parse(url.expose()).map_err(Failure::definite)?, table)
-        }
+        PositionPlace::Server { url, table } => (ConnInfo::of(url)?, table),
     };
     let open: Open = Box::new(move || {
         let info = info.clone();

@@ -38,7 +38,7 @@ use std::sync::atomic::Ordering;
 pub use super::tls::CertificateFileError;
 pub use auth::AuthError;
 pub use connect::{ConnectError, PgStream, Purpose, connect};
-pub use conninfo::{ConnInfo, ConnInfoError, PasswordError};
+pub use conninfo::{ConnInfo, ConnInfoError};
 pub use decoder::DecodeError;
 pub use error::PostgresError;
 pub use lsn::Lsn;
@@ -74,7 +74,7 @@ impl PostgresSource {
         outbox: OutboxSettings,
         budget: Budget,
     ) -> Result<Self, Failure> {
-        let info = ConnInfo::parse(settings.url.expose()).map_err(Failure::definite)?;
+        let info = ConnInfo::of(&settings.url)?;
         let shared = Arc::new(Shared::default());
         let (handle, ReaderEnds { commands, batches }) =
             ReaderHandle::new(|| PostgresError::ReaderGone);

@@ -50,6 +50,13 @@ impl Nats {
         nats
     }
 
+    /// Puts another configuration in the place of the one it has, without a restart: connections
+    /// that it does not let in any more are closed.
+    pub fn configure(&self, configuration: &str) {
+        std::fs::write(self.folder.join("nats.conf"), configuration).unwrap();
+        self.process.signal(Signal::SIGHUP);
+    }
+
     fn spawn(folder: &std::path::Path, port: u16) -> Process {
         let mut command = Command::new(tool("venv/bin/nats-server", "nats"));
         command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]);

@@ -27,9 +27,13 @@ impl Relay {
     /// `walpost run` from a source to a sink. Slot and publication default to `walpost`, as in
     /// the program.
     pub fn new(source: &str, sink: &str) -> Relay {
-        let arguments = ["run", "--source", source, "--sink", sink];
+        Relay::without_source(sink).args(&["--source", source])
+    }
+
+    /// `walpost run` whose source stands elsewhere, such as in the environment.
+    pub fn without_source(sink: &str) -> Relay {
         Relay {
-            arguments: arguments.map(str::to_owned).into(),
+            arguments: ["run", "--sink", sink].map(str::to_owned).into(),
             environment: Vec::new(),
             log: scratch("relay").join("relay.log"),
             process: None,

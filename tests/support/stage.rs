@@ -4,6 +4,7 @@
 //! nothing was sent twice: NATS drops repeats by their id, so the stream alone would not show them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use super::broker::{Broker, Kind};
@@ -57,6 +58,20 @@ impl Stage {
     /// A relay with quick retries, by way of both proxies; not started.
     pub fn relay<S: Server>(&self, server: &S) -> Relay {
         self.relay_into(server, &self.sink)
+    }
+
+    /// As [`Stage::relay`], with a source URL without a password for this user.
+    pub fn relay_as<S: Server>(&self, server: &S, user: &str) -> Relay {
+        let url = server.url_at(self.to_database.addr(), &self.name);
+        let (scheme, rest) = url.split_once("://").expect("a URL");
+        let (_, host) = rest.split_once('@').expect("a user");
+        quick(S::relay(&format!("{scheme}://{user}@{host}"), &self.sink, &self.name))
+    }
+
+    /// As [`Stage::relay`], with its source URL in the file that a variable names.
+    pub fn relay_by_environment(&self, variable: &str, path: &Path) -> Relay {
+        let relay = Relay::without_source(&self.sink).slot(&self.name).publication(&self.name);
+        quick(relay.env(variable, &path.display().to_string()))
     }
 
     /// As [`Stage::relay`], with another way to the broker.

@@ -30,7 +30,7 @@ fn table(schema: &str, name: &str) -> QualifiedName {
 fn two_urls_are_enough_for_mysql_and_mariadb() {
     let source = mysql(&[]).unwrap();
 
-    assert_eq!(source.url.expose(), "mysql://u@h/shop");
+    assert_eq!(source.url.read().unwrap().expose(), "mysql://u@h/shop");
     assert_eq!(source.name, "walpost");
     assert_eq!(source.server_id, None);
     assert_eq!(source.table, table("shop", "outbox"));
@@ -197,5 +197,5 @@ fn relays_that_may_work_at_once_have_different_server_ids() {
 #[test]
 fn a_password_goes_into_a_url_of_mysql_too() {
     let source = mysql(&[("WALPOST_SOURCE_PASSWORD", "hunt@r/2")]).unwrap();
-    assert_eq!(source.url.expose(), "mysql://u:hunt%40r%2F2@h/shop");
+    assert_eq!(source.url.read().unwrap().expose(), "mysql://u:hunt%40r%2F2@h/shop");
 }

@@ -93,7 +93,7 @@ impl Settings {
     /// The key or the part of the URL that is wrong, never a password.
     pub(super) fn read(config: &SinkConfig) -> Result<Self, OpenError> {
         let mut table = config.options.clone();
-        let hosts = merge_url(&config.url, &mut table)?;
+        let hosts = merge_url(config.url.read()?.expose(), &mut table)?;
         let options = typed(config, table)?;
         let mut client = ClientConfig::new();
         client.set("bootstrap.servers", hosts).set("client.id", &config.client_name);

@@ -9,7 +9,8 @@ fn sink() -> KafkaSink {
     // Nothing listens on the port of TCP's own multiplexer.
     let url = "kafka://127.0.0.1:1".to_owned();
     let client_name = "walpost-test".to_owned();
-    KafkaSink::open(&SinkConfig { url, options: toml::Table::new(), client_name }).unwrap()
+    KafkaSink::open(&SinkConfig { url: url.into(), options: toml::Table::new(), client_name })
+        .unwrap()
 }
 
 /// Lands a flight of two messages whose producer is ended, after they were given to it or not.
@@ -97,7 +98,7 @@ async fn behind_an_oversize_message_nothing_of_its_key_is_sent() {
     cluster.create_topic("orders", 1, 1).unwrap();
     let url = format!("kafka://{}", cluster.bootstrap_servers());
     let options = "message_max_bytes = 1000".parse().unwrap();
-    let config = SinkConfig { url, options, client_name: "walpost-test".into() };
+    let config = SinkConfig { url: url.into(), options, client_name: "walpost-test".into() };
     let sink = KafkaSink::open(&config).unwrap();
     let mut batch = ["a", "b", "a"].map(|key| message(key, 1));
     batch[0].value = Some(vec![b'x'; 2000].into());

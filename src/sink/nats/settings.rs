@@ -3,8 +3,8 @@
 //! Owns server addresses, credentials and TLS files. Secrets in files are read at each connect,
 //! so that a rotated one is taken up. Knows no messages.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use async_nats::header::HeaderName;
@@ -13,7 +13,8 @@ use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 
 use crate::failure::Failure;
-use crate::sink::{OpenError, SinkConfig};
+use crate::secret::Secret;
+use crate::sink::{OpenError, SinkConfig, readable, secret_option};
 
 const URL_EXAMPLE: &str = "nats://host:4222 or tls://user:password@host:4222,host2:4222";
 
@@ -35,6 +36,7 @@ struct Options {
     /// User JWT and seed in one file, as `nsc` writes it.
     creds_file: Option<PathBuf>,
     /// A user's NKey seed.
+    nkey_seed: Option<String>,
     nkey_seed_file: Option<PathBuf>,
     /// PEM; instead of the system's authorities.
     tls_ca_file: Option<PathBuf>,
@@ -55,6 +57,7 @@ impl Default for Options {
             token: None,
             token_file: None,
             creds_file: None,
+            nkey_seed: None,
             nkey_seed_file: None,
             tls_ca_file: None,
             tls_cert_file: None,
@@ -64,36 +67,14 @@ impl Default for Options {
     }
 }
 
-/// A secret, or the file to read it from at each connect.
-enum Secret {
-    Text(String),
-    File(PathBuf),
-}
-
-impl Secret {
-    fn read(&self) -> Result<String, Failure> {
-        match self {
-            Self::Text(text) => Ok(text.clone()),
-            Self::File(path) => read_secret(path),
-        }
-    }
-}
-
-/// A missing secret is transient: files are swapped while they rotate.
-fn read_secret(path: &Path) -> Result<String, Failure> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        Failure::transient(format!("could not read {}: {error}", path.display()))
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
-}
-
 /// How we say who we are.
+#[derive(Clone)]
 enum Credentials {
     None,
     Password { user: String, password: Secret },
     Token(Secret),
-    CredsFile(PathBuf),
-    NkeySeedFile(PathBuf),
+    CredsFile(Secret),
+    NkeySeed(Secret),
 }
 
 /// Everything checked that can be without a server.
@@ -103,6 +84,8 @@ pub(super) struct Settings {
     pub(super) connect_timeout: Duration,
     pub(super) key_header: Option<HeaderName>,
     credentials: Credentials,
+    /// What was typed, where the URL stands in a file that may hold other credentials later.
+    typed: Option<SinkConfig>,
     tls_ca_file: Option<PathBuf>,
     tls_client: Option<(PathBuf, PathBuf)>,
     client_name: String,
@@ -113,8 +96,10 @@ impl Settings {
     /// What is wrong with the URL or an option; never repeats the URL.
     pub(super) fn parse(config: &SinkConfig) -> Result<Self, OpenError> {
         let mut options: Options = config.options()?;
-        let (servers, credentials) = parse_url(&config.url, &mut options)?;
-        let tls_client = match (options.tls_cert_file, options.tls_key_file) {
+        let (servers, credentials) = parse_url(config.url.read()?.expose(), &mut options)?;
+        let tls_ca_file = readable("tls_ca_file", options.tls_ca_file)?;
+        let tls_cert_file = readable("tls_cert_file", options.tls_cert_file)?;
+        let tls_client = match (tls_cert_file, readable("tls_key_file", options.tls_key_file)?) {
             (Some(certificate), Some(key)) => Some((certificate, key)),
             (None, None) => None,
             (Some(_), None) | (None, Some(_)) => {
@@ -140,10 +125,20 @@ impl Settings {
             connect_timeout: options.connect_timeout,
             key_header,
             credentials,
-            tls_ca_file: options.tls_ca_file,
+            typed: config.url.path().map(|_| config.clone()),
+            tls_ca_file,
             tls_client,
             client_name: config.client_name.clone(),
         })
+    }
+
+    /// The credentials, from the URL's file as it is now where it stands in one.
+    fn credentials_now(&self) -> Result<Cow<'_, Credentials>, Failure> {
+        let Some(typed) = &self.typed else { return Ok(Cow::Borrowed(&self.credentials)) };
+        let url = text(&typed.url)?;
+        let mut options = typed.options().map_err(Failure::denied)?;
+        let (_, credentials) = parse_url(&url, &mut options).map_err(Failure::denied)?;
+        Ok(Cow::Owned(credentials))
     }
 
     /// Options for one connection, with the secrets as they are now.
@@ -152,18 +147,16 @@ impl Settings {
             .name(&self.client_name)
             .connection_timeout(self.connect_timeout)
             .request_timeout(Some(self.ack_timeout));
-        options = match &self.credentials {
+        options = match &*self.credentials_now()? {
             Credentials::None => options,
             Credentials::Password { user, password } => {
-                options.user_and_password(user.clone(), password.read()?)
+                options.user_and_password(user.clone(), text(password)?)
             }
-            Credentials::Token(token) => options.token(token.read()?),
-            Credentials::CredsFile(path) => {
-                options.credentials(&read_secret(path)?).map_err(|error| {
-                    Failure::denied(format!("creds_file {}: {error}", path.display()))
-                })?
-            }
-            Credentials::NkeySeedFile(path) => options.nkey(read_secret(path)?.trim().to_owned()),
+            Credentials::Token(token) => options.token(text(token)?),
+            Credentials::CredsFile(file) => options
+                .credentials(&text(file)?)
+                .map_err(|error| Failure::denied(format!("creds_file cannot be used: {error}")))?,
+            Credentials::NkeySeed(seed) => options.nkey(text(seed)?.trim().to_owned()),
         };
         if let Some(authority) = &self.tls_ca_file {
             options = options.add_root_certificates(authority.clone()).require_tls(true);
@@ -173,6 +166,12 @@ impl Settings {
         }
         Ok(options)
     }
+}
+
+/// A secret as it is now. One that cannot be read counts as refused: files are swapped while they
+/// rotate.
+fn text(secret: &Secret) -> Result<String, Failure> {
+    secret.read().map(|text| text.expose().to_owned()).map_err(Failure::denied)
 }
 
 fn option(problem: &str) -> OpenError {
@@ -232,23 +231,14 @@ fn set_once(place: &mut Option<String>, key: &str, value: String) -> Result<(), 
     }
 }
 
-/// Text or file, or neither.
-fn secret(
-    text: Option<String>,
-    file: Option<PathBuf>,
-    key: &str,
-) -> Result<Option<Secret>, OpenError> {
-    match (text, file) {
-        (Some(_), Some(_)) => Err(option(&format!("\"{key}\" and \"{key}_file\": give one"))),
-        (Some(text), None) => Ok(Some(Secret::Text(text))),
-        (None, Some(file)) => Ok(Some(Secret::File(file))),
-        (None, None) => Ok(None),
-    }
-}
-
 fn credentials(options: &mut Options) -> Result<Credentials, OpenError> {
-    let password = secret(options.password.take(), options.password_file.take(), "password")?;
-    let token = secret(options.token.take(), options.token_file.take(), "token")?;
+    let secret = |key, text: &mut Option<String>, file: &mut Option<PathBuf>| {
+        secret_option(key, text.take(), file.take())
+    };
+    let password = secret("password", &mut options.password, &mut options.password_file)?;
+    let token = secret("token", &mut options.token, &mut options.token_file)?;
+    let seed = secret("nkey_seed", &mut options.nkey_seed, &mut options.nkey_seed_file)?;
+    let creds = options.creds_file.take().map(Secret::file).transpose()?;
     let mut ways = Vec::new();
     match (options.user.take(), password) {
         (Some(user), Some(password)) => ways.push(Credentials::Password { user, password }),
@@ -257,11 +247,11 @@ fn credentials(options: &mut Options) -> Result<Credentials, OpenError> {
         (None, Some(_)) => return Err(option("a password has no \"user\"")),
     }
     ways.extend(token.map(Credentials::Token));
-    ways.extend(options.creds_file.take().map(Credentials::CredsFile));
-    ways.extend(options.nkey_seed_file.take().map(Credentials::NkeySeedFile));
+    ways.extend(creds.map(Credentials::CredsFile));
+    ways.extend(seed.map(Credentials::NkeySeed));
     if ways.len() > 1 {
         return Err(option(
-            "user, token, \"creds_file\" and \"nkey_seed_file\" exclude each other; give one",
+            "user, token, \"creds_file\" and \"nkey_seed\" exclude each other; give one",
         ));
     }
     Ok(ways.pop().unwrap_or(Credentials::None))
@@ -273,7 +263,7 @@ mod tests {
 
     fn parse(url: &str, options: &str) -> Result<Settings, String> {
         let config = SinkConfig {
-            url: url.to_owned(),
+            url: url.into(),
             options: options.parse().unwrap(),
             client_name: "walpost".to_owned(),
         };
@@ -290,16 +280,16 @@ mod tests {
         else {
             panic!("a user and a password were given");
         };
-        assert_eq!((user.as_str(), password.as_str()), ("relay", "p@ss"));
+        assert_eq!((user.as_str(), password.expose()), ("relay", "p@ss"));
     }
 
     #[test]
     fn a_lone_name_in_the_url_is_a_token_unless_a_password_is_given_elsewhere() {
         let settings = parse("nats://secret@host", "").unwrap();
         assert!(
-            matches!(settings.credentials, Credentials::Token(Secret::Text(t)) if t == "secret")
+            matches!(settings.credentials, Credentials::Token(Secret::Text(t)) if t.expose() == "secret")
         );
-        let settings = parse("nats://relay@host", "password_file = 'p'").unwrap();
+        let settings = parse("nats://relay@host", "password_file = '/proc/self/comm'").unwrap();
         assert!(
             matches!(settings.credentials, Credentials::Password { user, .. } if user == "relay")
         );
@@ -315,11 +305,16 @@ mod tests {
             ("nats://u:s3cret@host", "password = 's3cret'", "give it once"),
             ("nats://host", "user = 'u'", "password"),
             ("nats://host", "password = 's3cret'", "user"),
+            ("nats://host", "nkey_seed = 's3cret'\ntoken = 's3cret'", "exclude each other"),
+            ("nats://host", "nkey_seed = 's3cret'\nnkey_seed_file = '/s'", "give one"),
+            ("nats://host", "nkey_seed_file = '/nowhere'", "/nowhere"),
+            ("nats://host", "creds_file = '/nowhere'", "/nowhere"),
+            ("tls://host", "tls_ca_file = '/nowhere'", "tls_ca_file"),
             ("nats://host", "ack_timeout = '5'", "duration"),
             ("nats://host", "ack_timeout = '0s'", "more than 0"),
             ("nats://host", "ack_timeouts = '5s'", "ack_timeouts"),
             ("nats://host", "key_header = 'a b'", "key_header"),
-            ("tls://host", "tls_cert_file = 'c'", "tls_key_file"),
+            ("tls://host", "tls_cert_file = '/proc/self/comm'", "tls_key_file"),
         ] {
             let problem = parse(url, options).err().unwrap_or_else(|| panic!("{url} {options}"));
             assert!(problem.contains(part), "{url} {options}: {problem}");

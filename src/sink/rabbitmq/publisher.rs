@@ -12,8 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::envelope::Envelope;
 use super::exchanges::ACCESS_REFUSED;
-use super::link::{Link, Target};
+use super::link::Link;
 use super::session::{Session, WINDOW_MESSAGES};
+use super::target::Target;
 use crate::failure::Failure;
 use crate::identity::RowIdentity;
 use crate::sink::Verdict;

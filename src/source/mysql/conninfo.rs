@@ -23,13 +23,13 @@
 
 mod text;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::config::Secret;
+use crate::failure::Failure;
+use crate::secret::{Secret, SecretError, SecretText};
 
 const PORT_DEFAULT: u16 = 3306;
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
@@ -53,7 +53,10 @@ pub struct ConnInfo {
     pub(crate) hosts: Vec<Host>,
     pub(crate) user: String,
     pub(crate) database: Option<String>,
-    password: PasswordSource,
+    /// Text, or the whole of a file.
+    password: Option<Secret>,
+    /// The file that the URL stands in.
+    url_file: Option<PathBuf>,
     /// For each address that is tried, from the first packet to the end of the login.
     pub(crate) connect_timeout: Duration,
     pub(crate) ssl_mode: SslMode,
@@ -86,14 +89,6 @@ pub(crate) enum SslMode {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RootCertificate {
     System,
-    File(PathBuf),
-}
-
-#[derive(Clone)]
-enum PasswordSource {
-    None,
-    Given(Secret),
-    /// The whole file, less the newline at its end.
     File(PathBuf),
 }
 
@@ -151,15 +146,6 @@ fn did_you_mean(nearest: &Option<&'static str>) -> String {
     nearest.map(|key| format!("; did you mean \"{key}\"?")).unwrap_or_default()
 }
 
-/// `password-file` could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("could not read password file \"{}\"", path.display())]
-pub struct PasswordError {
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
-}
-
 impl ConnInfo {
     /// Reads a URL.
     ///
@@ -182,11 +168,34 @@ impl ConnInfo {
             user: user.filter(|user| !user.is_empty()).ok_or(ConnInfoError::NoUser)?,
             database: database.filter(|name| !name.is_empty()),
             password: settings.password(password)?,
+            url_file: None,
             connect_timeout: settings.connect_timeout()?,
             ssl_mode,
             authorities,
             client_certificate: settings.client_certificate()?,
         })
+    }
+
+    /// [`ConnInfo::parse`] of a URL that may stand in a file.
+    ///
+    /// # Errors
+    /// Denied: the file cannot be read now. Definite: the URL cannot be.
+    pub fn of(url: &Secret) -> Result<Self, Failure> {
+        let text = url.read().map_err(Failure::denied)?;
+        let info = Self::parse(text.expose()).map_err(Failure::definite)?;
+        Ok(Self { url_file: url.path().map(Path::to_owned), ..info })
+    }
+
+    /// The same, with user and password as they stand in the file now, for one login. Hosts,
+    /// database and options stay as they were at the start.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no URL.
+    pub(crate) fn fresh(&self) -> Result<Cow<'_, Self>, SecretError> {
+        let Some(path) = &self.url_file else { return Ok(Cow::Borrowed(self)) };
+        let text = Secret::File(path.clone());
+        let now = Self::parse(text.read()?.expose()).map_err(|e| SecretError::new(path, e))?;
+        Ok(Cow::Owned(Self { user: now.user, password: now.password, ..self.clone() }))
     }
 
     /// User who logs in.
@@ -204,21 +213,12 @@ impl ConnInfo {
         Self { hosts: vec![host.clone()], ..self.clone() }
     }
 
-    /// The password: read anew at each login, so that rotation works.
+    /// The password: read again at each login, so that rotation works.
     ///
     /// # Errors
     /// `password-file` cannot be read.
-    pub(crate) fn password(&self) -> Result<Option<Secret>, PasswordError> {
-        match &self.password {
-            PasswordSource::None => Ok(None),
-            PasswordSource::Given(secret) => Ok(Some(secret.clone())),
-            PasswordSource::File(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|cause| PasswordError { path: path.clone(), cause })?;
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(Some(Secret::new(text.strip_suffix('\r').unwrap_or(text))))
-            }
-        }
+    pub(crate) fn password(&self) -> Result<Option<SecretText>, SecretError> {
+        self.password.as_ref().map(|secret| secret.read().map(Cow::into_owned)).transpose()
     }
 
     /// Our own certificate and its key.
@@ -293,14 +293,13 @@ impl Settings {
         }
     }
 
-    fn password(&self, given: Option<String>) -> Result<PasswordSource, ConnInfoError> {
+    fn password(&self, given: Option<String>) -> Result<Option<Secret>, ConnInfoError> {
         match (self.value("password-file"), given) {
             (Some(_), Some(_)) => Err(ConnInfoError::Conflict(
                 "a password and `password-file` were both given: keep one",
             )),
-            (Some(file), None) => Ok(PasswordSource::File(file.into())),
-            (None, Some(password)) => Ok(PasswordSource::Given(Secret::new(password))),
-            (None, None) => Ok(PasswordSource::None),
+            (Some(file), None) => Ok(Some(Secret::File(file.into()))),
+            (None, given) => Ok(given.map(Secret::new)),
         }
     }
 

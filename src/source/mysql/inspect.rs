@@ -34,7 +34,7 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 /// # Errors
 /// As the source's own connect: transient, denied, or definite. Never names the password.
 pub async fn sql_client(url: &Secret) -> Result<Conn, Failure> {
-    let mut info = ConnInfo::parse(url.expose()).map_err(Failure::definite)?;
+    let mut info = ConnInfo::of(url)?;
     info.connect_timeout = info.connect_timeout.min(CONNECT_TIMEOUT_MAX);
     let mut conn = sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))?;
     // A mode in which a backslash or a quote means something else would change what our statements

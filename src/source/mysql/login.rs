@@ -27,7 +27,7 @@ use mysql_common::constants::CapabilityFlags;
 
 use super::connection::{Connection, Greeting, WireError, unexpected};
 use super::wire::{EOF, OK, Reader};
-use crate::config::Secret;
+use crate::secret::SecretText;
 use plugin::Plugin;
 
 /// The only version of the handshake that is left.
@@ -161,7 +161,7 @@ impl Handshake {
 /// What a login is made with.
 pub(super) struct Login<'a> {
     pub(super) user: &'a str,
-    pub(super) password: Option<&'a Secret>,
+    pub(super) password: Option<&'a SecretText>,
     pub(super) database: Option<&'a str>,
     pub(super) tls: bool,
     /// TLS, or a socket of this machine: the password itself may be sent.

@@ -35,6 +35,7 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Cancel safe in that nothing is kept: a dropped call closes its socket.
 pub async fn sql_connect(info: &ConnInfo) -> Result<Conn, ConnectError> {
     use_our_provider();
+    let info = &*info.fresh()?;
     let mut failures = Vec::new();
     for host in &info.hosts {
         match Box::pin(connect_to(info, host)).await {

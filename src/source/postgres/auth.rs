@@ -15,8 +15,9 @@ use postgres_protocol::authentication::sasl::{
 };
 use postgres_protocol::message::frontend;
 
-use super::conninfo::{ChannelBinding, Secret};
+use super::conninfo::ChannelBinding;
 use super::wire::{self, Connection, WireError};
+use crate::secret::SecretText;
 
 const OK: u32 = 0;
 const CLEARTEXT_PASSWORD: u32 = 3;
@@ -79,7 +80,7 @@ pub(crate) struct Protection {
 pub(crate) async fn authenticate(
     connection: &mut Connection,
     user: &str,
-    password: Option<&Secret>,
+    password: Option<&SecretText>,
     protection: Protection,
 ) -> Result<(), AuthError> {
     let binding = protection.binding;
@@ -96,7 +97,7 @@ pub(crate) async fn authenticate(
                 return Err(AuthError::PlainText);
             }
             let password = password.ok_or(AuthError::PasswordMissing)?;
-            send_password(connection, password.as_bytes()).await?;
+            send_password(connection, password.expose().as_bytes()).await?;
         }
         MD5_PASSWORD => {
             require_binding(binding, false, "the server asks for an md5 password")?;
@@ -104,7 +105,7 @@ pub(crate) async fn authenticate(
             let malformed = WireError::Malformed("AuthenticationMD5Password");
             let mut salt = [0; 4];
             body.try_copy_to_slice(&mut salt).map_err(|_| malformed)?;
-            let hash = md5_hash(user.as_bytes(), password.as_bytes(), salt);
+            let hash = md5_hash(user.as_bytes(), password.expose().as_bytes(), salt);
             send_password(connection, hash.as_bytes()).await?;
         }
         other => return Err(AuthError::Unsupported(method_name(other))),
@@ -130,7 +131,7 @@ fn require_binding(
 async fn scram(
     connection: &mut Connection,
     mechanisms: Bytes,
-    password: Option<&Secret>,
+    password: Option<&SecretText>,
     protection: Protection,
 ) -> Result<bool, AuthError> {
     let offered: Vec<&[u8]> =
@@ -144,7 +145,7 @@ async fn scram(
     require_binding(protection.binding, bound, "the server does not offer SCRAM-SHA-256-PLUS")?;
     let password = password.ok_or(AuthError::PasswordMissing)?;
 
-    let mut exchange = ScramSha256::new(password.as_bytes(), binding);
+    let mut exchange = ScramSha256::new(password.expose().as_bytes(), binding);
     let mut message = BytesMut::new();
     frontend::sasl_initial_response(mechanism, exchange.message(), &mut message)
         .map_err(WireError::Io)?;

@@ -61,6 +61,7 @@ enum Target {
 /// # Cancel safety
 /// Cancel safe in that nothing is kept: a dropped call closes its socket.
 pub async fn connect(info: &ConnInfo, purpose: Purpose) -> Result<Connection, ConnectError> {
+    let info = &*info.fresh()?;
     let mut failures = Vec::new();
     for host in &info.hosts {
         let targets = match resolve(info, host).await {

@@ -10,13 +10,15 @@ mod password;
 mod settings;
 mod text;
 
+use std::borrow::Cow;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use password::PasswordError;
-pub(crate) use password::Secret;
 use settings::Settings;
+
+use crate::failure::Failure;
+use crate::secret::{Secret, SecretError, SecretText};
 
 /// Looks up one environment variable; a test gives its own.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -30,6 +32,8 @@ pub struct ConnInfo {
     pub(crate) user: String,
     pub(crate) dbname: String,
     pub(super) password: password::PasswordSource,
+    /// The file that the connection string stands in.
+    pub(super) url_file: Option<PathBuf>,
     /// For each address that is tried, from the first packet to the end of the login.
     pub(crate) connect_timeout: Duration,
     pub(crate) application_name: String,
@@ -171,6 +175,28 @@ impl ConnInfo {
         Self::parse_in(text, &|name| std::env::var(name).ok())
     }
 
+    /// [`ConnInfo::parse`] of a text that may stand in a file.
+    ///
+    /// # Errors
+    /// Denied: the file cannot be read now. Definite: the text cannot be.
+    pub fn of(url: &Secret) -> Result<Self, Failure> {
+        let text = url.read().map_err(Failure::denied)?;
+        let info = Self::parse(text.expose()).map_err(Failure::definite)?;
+        Ok(Self { url_file: url.path().map(Path::to_owned), ..info })
+    }
+
+    /// The same, with user and password as they stand in the file now, for one login. Hosts,
+    /// database and options stay as they were at the start.
+    ///
+    /// # Errors
+    /// The file cannot be read, or holds no connection string.
+    pub(crate) fn fresh(&self) -> Result<Cow<'_, Self>, SecretError> {
+        let Some(path) = &self.url_file else { return Ok(Cow::Borrowed(self)) };
+        let text = Secret::File(path.clone());
+        let now = Self::parse(text.read()?.expose()).map_err(|e| SecretError::new(path, e))?;
+        Ok(Cow::Owned(Self { user: now.user, password: now.password, ..self.clone() }))
+    }
+
     /// [`ConnInfo::parse`] with a given environment.
     pub(super) fn parse_in(
         text: &str,
@@ -210,11 +236,11 @@ impl ConnInfo {
         }
     }
 
-    /// The password for one of the hosts: read anew at each login, so that rotation works.
+    /// The password for one of the hosts: read again at each login, so that rotation works.
     ///
     /// # Errors
     /// `password_file` cannot be read. A missing `passfile` is no password, as in libpq.
-    pub(crate) fn password(&self, host: &Host) -> Result<Option<Secret>, PasswordError> {
+    pub(crate) fn password(&self, host: &Host) -> Result<Option<SecretText>, SecretError> {
         self.password.read(host, &self.dbname, &self.user)
     }
 }

@@ -270,10 +270,10 @@ fn a_password_that_is_wrong_and_a_server_that_is_away_are_one_clear_line() {
     case.walpost_as(&user, &["check", "--sink", "null://"])
         .exits(1)
         .says("FAIL  source ")
-        .says("fix: mend user and password in source.url");
+        .says("fix: correct user and password in source.url");
     case.client.run(&format!("DROP USER '{user}'@'%'"));
     let url = format!("mysql://u:hunter2@127.0.0.1:{}/db", free_port());
     let run = walpost(&["check", "--sink", "null://"], &[("WALPOST_SOURCE", &url)]).exits(1);
     assert!(!run.stdout.contains("hunter2"), "{}", run.stdout);
-    run.says("fix: start it, or mend host and port in source.url");
+    run.says("fix: start it, or correct host and port in source.url");
 }

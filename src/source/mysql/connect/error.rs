@@ -8,8 +8,9 @@ use std::time::Duration;
 use rustls::CertificateError;
 
 use crate::failure::FailureKind;
+use crate::secret::SecretError;
 use crate::source::mysql::connection::WireError;
-use crate::source::mysql::conninfo::{ConnInfo, Host, PasswordError};
+use crate::source::mysql::conninfo::{ConnInfo, Host};
 use crate::source::mysql::login::LoginError;
 use crate::source::mysql::wire::ServerError;
 use crate::source::tls::CertificateFileError;
@@ -75,9 +76,9 @@ pub enum ConnectError {
     /// A certificate or key of ours.
     #[error(transparent)]
     CertificateFile(#[from] CertificateFileError),
-    /// `password-file`.
+    /// `password-file`, or the file of the URL.
     #[error(transparent)]
-    PasswordFile(#[from] PasswordError),
+    PasswordFile(#[from] SecretError),
     /// The server said no.
     #[error("MySQL at {server} refused user \"{user}\": {cause}{remedy}")]
     Refused {

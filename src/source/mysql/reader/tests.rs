@@ -93,7 +93,7 @@ impl Reading {
         let shared = Shared::default();
         shared.lock().resume = Some(Resume::new(place.clone()));
         let reader = Reader {
-            info: ConnInfo::parse(settings.url.expose()).unwrap(),
+            info: ConnInfo::of(&settings.url).unwrap(),
             settings,
             outbox: OutboxSettings {
                 columns,

@@ -8,8 +8,9 @@ use std::time::Duration;
 use rustls::CertificateError;
 
 use crate::failure::FailureKind;
+use crate::secret::SecretError;
 use crate::source::postgres::auth::AuthError;
-use crate::source::postgres::conninfo::{ConnInfo, Host, PasswordError};
+use crate::source::postgres::conninfo::{ConnInfo, Host};
 use crate::source::postgres::wire::{ServerError, WireError};
 use crate::source::tls::CertificateFileError;
 
@@ -72,9 +73,9 @@ pub enum ConnectError {
     /// A certificate or key of ours.
     #[error(transparent)]
     CertificateFile(#[from] CertificateFileError),
-    /// `password_file`.
+    /// `password_file`, or the file of the connection string.
     #[error(transparent)]
-    PasswordFile(#[from] PasswordError),
+    PasswordFile(#[from] SecretError),
     /// The server said no.
     #[error("PostgreSQL at {server} refused role \"{role}\": {cause}{remedy}")]
     Refused {

@@ -2,51 +2,20 @@
 //!
 //! Owns the rules of `~/.pgpass`. Files are read at each login, never kept.
 
-use std::fmt;
 use std::fs;
-use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::settings::socket_folder_default;
 use super::{Host, Place};
-
-/// A password; prints as `***`.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(String);
-
-impl Secret {
-    pub(crate) fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    pub(crate) fn as_bytes(&self) -> &[u8] {
-        self.0.as_bytes()
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("***")
-    }
-}
-
-/// `password_file` could not be read.
-#[derive(Debug, thiserror::Error)]
-#[error("could not read password file \"{}\"", path.display())]
-pub struct PasswordError {
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
-}
+use crate::secret::{Secret, SecretError, SecretText};
 
 /// Where to look at each login.
 #[derive(Debug, Clone)]
 pub(crate) enum PasswordSource {
     None,
+    /// Text, or the whole of a file.
     Given(Secret),
-    /// The whole file, less the newline at its end.
-    File(PathBuf),
     /// Lines of `host:port:database:user:password`.
     Passfile(PathBuf),
 }
@@ -58,16 +27,10 @@ impl PasswordSource {
         host: &Host,
         dbname: &str,
         user: &str,
-    ) -> Result<Option<Secret>, PasswordError> {
+    ) -> Result<Option<SecretText>, SecretError> {
         match self {
             Self::None => Ok(None),
-            Self::Given(secret) => Ok(Some(secret.clone())),
-            Self::File(path) => {
-                let text = fs::read_to_string(path)
-                    .map_err(|cause| PasswordError { path: path.clone(), cause })?;
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                Ok(Some(Secret::new(text.strip_suffix('\r').unwrap_or(text))))
-            }
+            Self::Given(secret) => Ok(Some(secret.read()?.into_owned())),
             Self::Passfile(path) => Ok(read_passfile(path, host, dbname, user)),
         }
     }
@@ -75,7 +38,7 @@ impl PasswordSource {
 
 /// As libpq's `passwordFromFile`: a file that is missing, not plain, or open to others is no
 /// password; the last two are said.
-fn read_passfile(path: &Path, host: &Host, dbname: &str, user: &str) -> Option<Secret> {
+fn read_passfile(path: &Path, host: &Host, dbname: &str, user: &str) -> Option<SecretText> {
     let metadata = fs::metadata(path).ok()?;
     if !metadata.is_file() {
         tracing::warn!(path = %path.display(), "password file is ignored: it is no plain file");
@@ -97,7 +60,7 @@ fn read_passfile(path: &Path, host: &Host, dbname: &str, user: &str) -> Option<S
 }
 
 /// The first line whose four fields match, `*` matching all.
-pub(super) fn find(text: &str, host: &Host, dbname: &str, user: &str) -> Option<Secret> {
+pub(super) fn find(text: &str, host: &Host, dbname: &str, user: &str) -> Option<SecretText> {
     let name = match &host.place {
         Place::Network(name) => name.clone(),
         Place::Folder(folder) if *folder == socket_folder_default() => "localhost".to_owned(),
@@ -118,7 +81,7 @@ pub(super) fn find(text: &str, host: &Host, dbname: &str, user: &str) -> Option<
         if matches {
             // libpq takes the password up to the next bare colon.
             let password = split_field(rest).map_or_else(|| unescape(rest), |(field, _)| field);
-            return Some(Secret::new(password));
+            return Some(SecretText::new(password));
         }
     }
     None

@@ -120,6 +120,7 @@ impl Settings {
         Ok(ConnInfo {
             hosts: self.hosts()?,
             password: self.password(home.as_deref())?,
+            url_file: None,
             connect_timeout: self.connect_timeout()?,
             application_name: self
                 .value("application_name")
@@ -193,7 +194,7 @@ impl Settings {
                     "`password` and `password_file` were both given: keep one",
                 ));
             }
-            return Ok(password::PasswordSource::File(file.into()));
+            return Ok(password::PasswordSource::Given(Secret::File(file.into())));
         }
         if let Some(password) = self.value("password") {
             return Ok(password::PasswordSource::Given(Secret::new(password)));

@@ -17,9 +17,9 @@ fn try_parse(text: &str, environment: &[(&str, &str)]) -> Result<ConnInfo, ConnI
 
 fn given_password(info: &ConnInfo) -> Option<&[u8]> {
     match &info.password {
-        password::PasswordSource::Given(secret) => Some(secret.as_bytes()),
-        password::PasswordSource::None
-        | password::PasswordSource::File(_)
+        password::PasswordSource::Given(Secret::Text(text)) => Some(text.expose().as_bytes()),
+        password::PasswordSource::Given(Secret::File(_))
+        | password::PasswordSource::None
         | password::PasswordSource::Passfile(_) => None,
     }
 }
@@ -184,7 +184,7 @@ fn the_password_file_is_matched_line_by_line() {
             None => Place::Network(host.to_owned()),
         };
         let secret = password::find(text, &Host { place, port: 5432 }, dbname, user);
-        secret.map(|secret| String::from_utf8(secret.as_bytes().to_vec()).unwrap())
+        secret.map(|secret| secret.expose().to_owned())
     };
     let folder = socket_folder_default().display().to_string();
     assert_eq!(find(text, "db", "orders", "ann").as_deref(), Some("first"));
@@ -206,7 +206,7 @@ fn a_password_file_is_read_at_each_login_and_must_be_private() {
     assert!(password(&info).is_err(), "a missing file is an error");
     for secret in ["old", "new"] {
         std::fs::write(&own, format!("{secret}\n")).unwrap();
-        assert_eq!(password(&info).unwrap().unwrap().as_bytes(), secret.as_bytes());
+        assert_eq!(password(&info).unwrap().unwrap().expose(), secret);
     }
     // given a libpq password file that others may read, then not
     let info = parse(&format!("host=h user=u passfile={}", shared.display()));
@@ -215,7 +215,7 @@ fn a_password_file_is_read_at_each_login_and_must_be_private() {
     std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o640)).unwrap();
     assert!(password(&info).unwrap().is_none());
     std::fs::set_permissions(&shared, std::fs::Permissions::from_mode(0o600)).unwrap();
-    assert_eq!(password(&info).unwrap().unwrap().as_bytes(), b"secret");
+    assert_eq!(password(&info).unwrap().unwrap().expose(), "secret");
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -1,18 +1,114 @@
 //! What must never be printed, and how it prints instead.
 //!
+//! Owns where a secret comes from: a text, or a file that is read again at each login.
+//!
 //! Masking errs towards hiding too much: a password may hold any character, also unescaped ones
 //! that no URL parser accepts, so none is used here.
 
+use std::borrow::Cow;
+use std::error::Error;
 use std::fmt;
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// What stands for a secret wherever one would be printed.
 pub const MASK: &str = "***";
 
-/// A text that holds a secret or may hold one, such as a URL with a password.
+/// A text that is a secret or may hold one, such as a URL with a password; or the file that holds
+/// it. A file is read by whoever logs in, at each login, so that a rotated secret is picked up.
 #[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+pub enum Secret {
+    /// The text itself.
+    Text(SecretText),
+    /// The file that holds it.
+    File(PathBuf),
+}
+
+/// A secret that was read; prints as `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SecretText(String);
+
+/// A secret's file that cannot be used now. Files are swapped while they rotate, so it may heal.
+#[derive(Debug, thiserror::Error)]
+#[error("could not use the secret in file \"{}\"", path.display())]
+pub struct SecretError {
+    path: PathBuf,
+    #[source]
+    cause: Box<dyn Error + Send + Sync>,
+}
+
+impl SecretError {
+    /// The content of `path` is not what it should be; `cause` does not repeat it.
+    pub(crate) fn new(path: &Path, cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { path: path.to_owned(), cause: cause.into() }
+    }
+}
 
 impl Secret {
+    /// A secret that is given as text.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self::Text(SecretText::new(text))
+    }
+
+    /// A secret in a file, which must be readable now already.
+    ///
+    /// # Errors
+    /// It cannot be read, or is empty.
+    pub fn file(path: impl Into<PathBuf>) -> Result<Self, SecretError> {
+        let secret = Self::File(path.into());
+        secret.read()?;
+        Ok(secret)
+    }
+
+    /// The secret as it is now. Files are a few bytes, so reading one blocks no longer than a page
+    /// fault would.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or is empty: somebody is writing it.
+    pub fn read(&self) -> Result<Cow<'_, SecretText>, SecretError> {
+        let path = match self {
+            Self::Text(text) => return Ok(Cow::Borrowed(text)),
+            Self::File(path) => path,
+        };
+        let text = fs::read_to_string(path).map_err(|error| SecretError::new(path, error))?;
+        // Editors and `echo` end a file with a newline that is no part of the secret.
+        let text = text.trim_end_matches(['\r', '\n']);
+        if text.is_empty() {
+            return Err(SecretError::new(path, "the file is empty"));
+        }
+        Ok(Cow::Owned(SecretText::new(text)))
+    }
+
+    /// The file, where it is one.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Text(_) => None,
+            Self::File(path) => Some(path),
+        }
+    }
+
+    /// A URL as it may be printed.
+    pub fn masked_url(&self) -> String {
+        match self.read() {
+            Ok(url) => masked_url(url.expose()),
+            Err(error) => error.to_string(),
+        }
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self::new(text)
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self::new(text)
+    }
+}
+
+impl SecretText {
     /// Wraps a secret.
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
@@ -25,6 +121,15 @@ impl Secret {
 }
 
 impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(text) => text.fmt(formatter),
+            Self::File(path) => write!(formatter, "{MASK} of {}", path.display()),
+        }
+    }
+}
+
+impl fmt::Debug for SecretText {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(MASK)
     }
@@ -47,7 +152,7 @@ pub(crate) fn is_secret(key: &str) -> bool {
         "key.pem",
     ];
     let key = key.to_ascii_lowercase();
-    // A path to a secret is none: `ca_file`, `key_file`, `credentials_file`.
+    // A path to a secret is not itself secret: `ca_file`, `key_file`, `credentials_file`.
     !key.ends_with("_file") && WORDS.iter().any(|word| key.contains(word))
 }
 
@@ -145,6 +250,23 @@ mod tests {
         let shown = masked_value("sink", &options.into()).to_string();
         assert!(!shown.contains("hunter2"), "{shown}");
         assert!(shown.contains("\"me\"") && shown.contains("\"/ca\""), "{shown}");
+    }
+
+    #[test]
+    fn a_secret_in_a_file_is_read_again_each_time_and_never_as_nothing() {
+        let path = std::env::temp_dir().join(format!("walpost-secret-{}", std::process::id()));
+        assert!(Secret::file(&path).is_err(), "a missing file");
+        fs::write(&path, "\n").unwrap();
+        assert!(Secret::file(&path).is_err(), "an empty file");
+        fs::write(&path, "hunter2\r\n").unwrap();
+        let secret = Secret::file(&path).unwrap();
+        assert_eq!(secret.read().unwrap().expose(), "hunter2");
+        fs::write(&path, "hunter3").unwrap();
+        assert_eq!(secret.read().unwrap().expose(), "hunter3");
+        assert!(!format!("{secret:?} {:?}", secret.read()).contains("hunter"));
+        fs::remove_file(&path).unwrap();
+        let error = secret.read().unwrap_err();
+        assert!(error.to_string().contains("walpost-secret-"), "{error}");
     }
 
     proptest::proptest! {
