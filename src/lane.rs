@@ -1,11 +1,14 @@
-//! A lane: one batch in the air, order per key, retry with backoff.
+//! A lane: a batch in the air, order per key, retry with backoff.
 //!
-//! A lane gathers what came while it was busy, delivers it, and goes by the verdicts: confirmed
-//! rows give their tickets back, the others go again in their order. It knows no position and no
-//! broker type. Nothing here waits for the relay: both its queues can hold whatever the ledger
+//! A lane gathers what came while it was busy, delivers it, and goes by the verdicts, each as it
+//! comes: confirmed rows give their tickets back, the others go again in their order. A batch that
+//! stays in the air for long (a destination that takes nothing) gets others beside it: of each
+//! order domain only one has rows, so nothing overtakes. It knows no position and no broker type. Nothing here waits for the relay: both its queues can hold whatever the ledger
 //! holds. The one thing outside that it asks before each delivery is the fence: a relay that may
 //! not hold its source any more delivers nothing.
 
+mod flight;
+mod gate;
 mod halt;
 mod queue;
 
@@ -20,8 +23,10 @@ use crate::fence::Fence;
 use crate::identity::RowIdentity;
 use crate::ledger::Ticket;
 use crate::message::Message;
-use crate::sink::{Limits, Sink, Verdict};
+use crate::sink::{Limits, Ordering, Sink, Told, Verdict};
 
+use flight::{Flight, Flights, Landing};
+pub(crate) use gate::Gate;
 pub(crate) use halt::Halt;
 pub(crate) use queue::Domain;
 use queue::{BatchBounds, Queue};
@@ -48,9 +53,11 @@ pub(crate) enum Outcome {
 
 /// Something did not arrive and is retried.
 #[derive(Debug)]
-pub(crate) struct Trouble {
-    pub(crate) kind: FailureKind,
-    pub(crate) reason: String,
+pub(crate) enum Trouble {
+    /// The sink as a whole.
+    Sink { kind: FailureKind, reason: String },
+    /// Some rows, while others may go on.
+    Rows { reason: String },
 }
 
 /// How a lane works; equal for all lanes of a relay.
@@ -102,154 +109,235 @@ pub(crate) struct Lane {
     pub(crate) halt: Halt,
     /// While it is down nothing is delivered.
     pub(crate) fence: Fence,
+    /// While it is closed one lane tries for all.
+    pub(crate) gate: Gate,
 }
 
-/// A batch in the air: `domains[i]` and `rows[i]` belong to `messages[i]`.
+/// When rows that failed go again.
 #[derive(Default)]
-struct Flight {
-    messages: Vec<Message>,
-    rows: Vec<(Domain, Ticket, Option<Instant>)>,
+struct Retry {
+    attempts: u32,
+    at: Option<Instant>,
+}
+
+impl Retry {
+    fn observe(&mut self, failed: bool, has_held: bool, backoff: Backoff) {
+        if failed {
+            self.attempts = self.attempts.saturating_add(1);
+            self.at.get_or_insert_with(|| Instant::now() + backoff.after(self.attempts));
+        } else if !has_held {
+            self.attempts = 0;
+        }
+    }
+}
+
+/// What becomes of a row.
+enum Judged {
+    Settled,
+    /// Retried; with the time since when its destination is known to be missing.
+    Again(Option<Instant>),
+    /// Never to be taken.
+    Refused(String),
+}
+
+/// What keeps rows that are ready from being sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    Nothing,
+    /// So many are in the air as may be.
+    Full,
+    Fence,
+    /// The sink fails as a whole; it may be tried again then.
+    Gate(Instant),
 }
 
 impl Lane {
     /// Works until the inbox is closed and everything in it is confirmed, until `halt`, or until
-    /// a message or the sink is beyond help.
+    /// a message or the sink is beyond help. What is in the air then is waited for.
     pub(crate) async fn run(mut self) {
         let mut queue = Queue::new();
-        let mut attempts = 0;
-        let mut retry_at = None;
+        let mut flights = Flights::default();
+        let mut retry = Retry::default();
         let mut open = true;
+        let mut over = false;
         let mut hot = HotKey::default();
         loop {
-            while let Ok(envelopes) = self.inbox.try_recv() {
+            over |= self.halt.is_called();
+            if flights.is_empty() && (over || !open && queue.is_idle()) {
+                return;
+            }
+            let now = Instant::now();
+            let room_at = flights.room_at(self.rules.limits.stuck_after);
+            // What comes while a batch is young stays in the inbox: to look costs a wake each.
+            let has_room = !over && room_at.is_none_or(|at| at <= now);
+            while has_room && let Ok(envelopes) = self.inbox.try_recv() {
                 fill(&mut queue, envelopes);
             }
-            if self.halt.is_called() {
-                return;
-            }
-            if retry_at.is_some_and(|at| at <= Instant::now()) {
-                retry_at = None;
+            if retry.at.is_some_and(|at| at <= now) {
+                retry.at = None;
                 queue.release();
             }
-            let fenced = queue.has_ready() && !self.fence.is_up();
-            if queue.has_ready() && !fenced {
-                let flight = self.take(&mut queue);
+            let is_ready = has_room && queue.has_ready();
+            let hold = if is_ready { self.hold(&flights) } else { Hold::Nothing };
+            if is_ready && hold == Hold::Nothing {
+                let flight = self.take(&mut queue, &flights);
                 hot.observe(&self.rules, flight.messages.len(), queue.len());
-                let results = self.sink.deliver(&flight.messages).await;
-                let Some(failed) = self.settle(&mut queue, flight, results) else { return };
-                if failed {
-                    attempts += 1;
-                    retry_at
-                        .get_or_insert_with(|| Instant::now() + self.rules.backoff.after(attempts));
-                } else if !queue.has_held() {
-                    attempts = 0;
-                }
+                flights.launch(&self.sink, flight);
                 continue;
             }
-            if !open && queue.is_idle() {
-                return;
-            }
-            // A halt first: nothing else matters after it. Then new rows: they may be of other keys
-            // than those that are held.
+            let pass_at = if let Hold::Gate(at) = hold { Some(at) } else { None };
+            let room_at = room_at.filter(|_| !has_room);
+            let wake_at = [retry.at, room_at, pass_at].into_iter().flatten().min();
+            // A halt first: nothing else matters after it. Then verdicts, which make room. Then new
+            // rows: they may be of other keys than those that are held. The rest can wait for a
+            // moment in which nothing of that is ready.
             tokio::select! {
                 biased;
-                () = self.halt.called() => return,
-                envelopes = self.inbox.recv(), if open => match envelopes {
+                () = self.halt.called(), if !over => {}
+                Some(landing) = flights.next() => {
+                    let failed = self.settle(&mut queue, &mut flights, landing, &mut over);
+                    retry.observe(failed, queue.has_held(), self.rules.backoff);
+                }
+                envelopes = self.inbox.recv(), if open && has_room => match envelopes {
                     Some(envelopes) => fill(&mut queue, envelopes),
                     None => open = false,
                 },
-                () = sleep_until(retry_at), if retry_at.is_some() => {}
-                () = self.fence.raised(), if fenced => {}
+                () = self.gate.opened(), if pass_at.is_some() => {}
+                () = sleep_until(wake_at), if wake_at.is_some() && !over => {}
+                () = self.fence.raised(), if hold == Hold::Fence => {}
             }
         }
     }
 
-    fn take(&self, queue: &mut Queue<Waiting>) -> Flight {
+    /// Looked at once a batch that is ready. The gate last: who passes it is expected to go.
+    fn hold(&self, flights: &Flights) -> Hold {
+        let (rows, bytes) = flights.load();
+        let limits = &self.rules.limits;
+        if rows >= limits.batch_messages_max || bytes >= limits.batch_bytes_max {
+            return Hold::Full;
+        }
+        if !self.fence.is_up() {
+            return Hold::Fence;
+        }
+        self.gate.enter().map_or_else(Hold::Gate, |()| Hold::Nothing)
+    }
+
+    fn take(&self, queue: &mut Queue<Waiting>, flights: &Flights) -> Flight {
         let limits = self.rules.limits;
+        let (rows, bytes) = flights.load();
         let bounds = BatchBounds {
-            items_max: limits.batch_messages_max,
-            bytes_max: limits.batch_bytes_max,
-            chains: limits.keeps_key_order || self.rules.pipeline_keys,
+            items_max: limits.batch_messages_max - rows,
+            bytes_max: limits.batch_bytes_max - bytes,
         };
         let mut flight = Flight::default();
         queue.take(
             bounds,
             |waiting| waiting.message.size_bytes(),
-            |domain, waiting| {
-                flight.messages.push(waiting.message);
-                flight.rows.push((domain, waiting.ticket, waiting.absent_since));
+            |earlier, later| {
+                self.rules.pipeline_keys || self.sink.keeps_order(&earlier.message, &later.message)
             },
+            |domain, waiting| flight.push(domain, waiting),
         );
         flight
     }
 
-    /// Goes by the verdicts. `Some(true)` when something goes again, `None` when the lane is over.
+    /// Goes by the verdicts and the end of a delivery. Whether rows go again after a pause.
     fn settle(
         &self,
         queue: &mut Queue<Waiting>,
-        flight: Flight,
-        results: Result<Vec<Verdict>, Failure>,
-    ) -> Option<bool> {
-        let verdicts = match results {
-            Ok(verdicts) => verdicts,
-            Err(failure) if failure.kind() == FailureKind::Definite => {
-                self.tell(Outcome::Failed(failure));
-                return None;
-            }
-            Err(failure) => {
-                self.trouble(failure.kind(), failure.to_string());
-                vec![Verdict::Unknown("".into()); flight.messages.len()]
-            }
-        };
-        assert_eq!(verdicts.len(), flight.messages.len(), "a sink gives one verdict a message");
-        let now = Instant::now();
-        let mut settled = Vec::with_capacity(flight.rows.len());
-        let mut again: Vec<Waiting> = Vec::new();
+        flights: &mut Flights,
+        landing: Landing,
+        over: &mut bool,
+    ) -> bool {
+        let flight = flights.get(landing.flight);
+        let Told { confirmed, others, waiting } = landing.told;
+        let mut answered = !confirmed.is_empty();
         let mut failed = false;
-        let mut over = None;
-        let mut rows = flight.rows.into_iter().zip(flight.messages).zip(verdicts).peekable();
-        while let Some((((domain, ticket, absent), message), verdict)) = rows.next() {
-            match verdict {
-                Verdict::Confirmed => settled.push(ticket),
-                Verdict::Unknown(reason) => {
-                    self.trouble(FailureKind::Transient, reason.into_owned());
-                    again.push(Waiting { ticket, message, absent_since: None });
-                }
-                Verdict::Absent(reason) => {
-                    let since = absent.unwrap_or(now);
-                    if now - since >= self.rules.topic_wait {
-                        over.get_or_insert((message.identity, reason));
-                    } else {
-                        self.trouble(FailureKind::Transient, reason);
-                        again.push(Waiting { ticket, message, absent_since: Some(since) });
-                    }
-                }
-                Verdict::Rejected(reason) => {
-                    over.get_or_insert((message.identity, reason));
+        let mut settled = Vec::with_capacity(confirmed.len());
+        for row in confirmed {
+            settled.push(flight.confirm(row));
+            failed |= flight.finish(row, queue, true);
+        }
+        let mut refused = None;
+        for (row, verdict) in others {
+            answered |= !matches!(verdict, Verdict::Unknown(_));
+            match self.judge(verdict, flight.absent_since(row)) {
+                Judged::Settled => settled.push(flight.confirm(row)),
+                Judged::Again(absent_since) => flight.keep(row, absent_since),
+                Judged::Refused(reason) => {
+                    refused.get_or_insert((flight.message(row).identity, reason));
+                    flight.keep(row, None);
                 }
             }
-            // Rows of one domain stand together: the domain is back with its last row.
-            if rows.peek().is_none_or(|(((next, ..), _), _)| *next != domain) {
-                failed |= !again.is_empty();
-                queue.finish(domain, again.drain(..));
-            }
+            failed |= flight.finish(row, queue, true);
+        }
+        if let Some(reason) = waiting {
+            self.report(Trouble::Rows { reason });
+        }
+        if answered {
+            self.gate.works();
         }
         if !settled.is_empty() {
             self.tell(Outcome::Settled(settled));
         }
-        if let Some((identity, reason)) = over {
+        if let Some((identity, reason)) = refused {
             self.tell(Outcome::Rejected { identity, reason });
-            return None;
+            *over = true;
         }
-        Some(failed)
+        match landing.end {
+            None => return failed,
+            Some(Ok(())) => {}
+            Some(Err(failure)) => self.failed(queue, flight, failure, over),
+        }
+        flights.remove(landing.flight);
+        failed
     }
 
-    /// For the log; of many at once the first ones say it all, and the rest is dropped. The reason
-    /// is empty where the whole batch had one, which was told already.
-    fn trouble(&self, kind: FailureKind, reason: String) {
-        if !reason.is_empty() {
-            drop(self.troubles.try_send(Trouble { kind, reason }));
+    /// What a verdict that is no plain confirm leads to.
+    fn judge(&self, verdict: Verdict, absent_since: Option<Instant>) -> Judged {
+        match verdict {
+            Verdict::Confirmed => Judged::Settled,
+            Verdict::Unknown(reason) => {
+                self.report(Trouble::Rows { reason: reason.into_owned() });
+                Judged::Again(None)
+            }
+            Verdict::Absent(reason) => {
+                let since = absent_since.unwrap_or_else(Instant::now);
+                if since.elapsed() >= self.rules.topic_wait {
+                    return Judged::Refused(reason);
+                }
+                self.report(Trouble::Rows { reason });
+                Judged::Again(Some(since))
+            }
+            Verdict::Rejected(reason) => Judged::Refused(reason),
         }
+    }
+
+    /// The sink as a whole failed: rows without a verdict are ready again, and the gate holds them.
+    fn failed(
+        &self,
+        queue: &mut Queue<Waiting>,
+        flight: &mut flight::Airborne,
+        failure: Failure,
+        over: &mut bool,
+    ) {
+        self.gate.failed(flight.launched);
+        for row in flight.unjudged() {
+            flight.keep(row, None);
+            flight.finish(row, queue, false);
+        }
+        if failure.kind() == FailureKind::Definite {
+            self.tell(Outcome::Failed(failure));
+            *over = true;
+        } else {
+            let (kind, reason) = (failure.kind(), failure.to_string());
+            self.report(Trouble::Sink { kind, reason });
+        }
+    }
+
+    /// For the log; of many at once the first ones say it all, and the rest is dropped.
+    fn report(&self, trouble: Trouble) {
+        drop(self.troubles.try_send(trouble));
     }
 
     /// Never waits: the channel has room for every ticket of the ledger and every lane's end. Fails
@@ -290,7 +378,8 @@ impl HotKey {
     const QUIET: Duration = Duration::from_secs(60);
 
     fn observe(&mut self, rules: &LaneRules, batch: usize, waiting: usize) {
-        if rules.limits.keeps_key_order || rules.pipeline_keys || batch > 1 || waiting < 100 {
+        let is_ordered = rules.limits.ordering != Ordering::Nothing || rules.pipeline_keys;
+        if is_ordered || batch > 1 || waiting < 100 {
             self.lonely_batches = 0;
             return;
         }

@@ -29,7 +29,7 @@ use crate::encode::{EncodeError, Encoder};
 use crate::failure::{Failure, FailureKind};
 use crate::fence::Fence;
 use crate::identity::RowIdentity;
-use crate::lane::{Backoff, Domain, Envelope, Halt, Lane, LaneRules, Outcome, Trouble};
+use crate::lane::{Backoff, Domain, Envelope, Gate, Halt, Lane, LaneRules, Outcome, Trouble};
 use crate::ledger::Ledger;
 use crate::message::Message;
 use crate::sink::{Limits, Sink};
@@ -235,6 +235,7 @@ impl<S: Source> Relay<S> {
         let (outcome_sender, outcomes) = mpsc::channel(options.rows_max + count);
         let (trouble_sender, troubles) = mpsc::channel(64);
         let halt = Halt::default();
+        let gate = Gate::new(options.backoff);
         let fence = source.fence();
         let rules = LaneRules {
             limits,
@@ -254,6 +255,7 @@ impl<S: Source> Relay<S> {
                 troubles: trouble_sender.clone(),
                 halt: halt.clone(),
                 fence: fence.clone(),
+                gate: gate.clone(),
             };
             tasks.spawn(lane.run());
             lanes.push(sender);
@@ -465,12 +467,19 @@ impl<S: Source> Relay<S> {
     }
 
     fn sink_troubled(&mut self, trouble: Trouble) -> Result<(), RelayError> {
+        let (kind, reason) = match trouble {
+            Trouble::Sink { kind, reason } => (kind, reason),
+            Trouble::Rows { reason } => {
+                self.report.rows_retry(&reason);
+                return Ok(());
+            }
+        };
         self.sink_edge.failed();
-        match action(trouble.kind, &self.sink_edge, &self.options) {
-            Action::Stop => Err(RelayError::Sink(Failure::new(trouble.kind, trouble.reason))),
-            // The lane has its own clock; this one line says that it waits.
+        match action(kind, &self.sink_edge, &self.options) {
+            Action::Stop => Err(RelayError::Sink(Failure::new(kind, reason))),
+            // The lanes have their own clock; this one line says that they wait.
             Action::RetryAfter(_) => {
-                self.report.sink_retry(&trouble.reason);
+                self.report.sink_retry(&reason);
                 Ok(())
             }
         }

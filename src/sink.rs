@@ -1,4 +1,4 @@
-//! The contract of a sink: a batch in, one verdict a message out.
+//! The contract of a sink: a batch in, one verdict a message out, each as soon as it is known.
 //!
 //! A sink owns one client library, its limits, and how the broker's answers become verdicts. It
 //! knows nothing of outbox rows, tickets or retry counts.
@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -25,6 +26,10 @@ pub mod rabbitmq;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub mod stdout;
+mod verdicts;
+
+pub use verdicts::Verdicts;
+pub(crate) use verdicts::{News, Told};
 
 /// What became of one message. No `Default`: silence is never delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +49,35 @@ pub enum Verdict {
     Rejected(String),
 }
 
+/// Which messages a broker keeps in order by itself: of two that it orders, the later one is
+/// stored only behind the earlier one, also where that one fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// None: what fails stops nothing behind it. A batch holds one message of each order domain.
+    Nothing,
+    /// Those of one key, topic and explicit partition (Kafka: a partition is idempotent and
+    /// gapless, and knows nothing of any other).
+    KeyAndTopic,
+    /// All that it takes: nothing is stored behind a message that failed.
+    Whole,
+}
+
+impl Ordering {
+    /// Whether it orders these two.
+    pub fn includes(self, earlier: &Message, later: &Message) -> bool {
+        match self {
+            Ordering::Nothing => false,
+            Ordering::KeyAndTopic => {
+                earlier.key.is_some()
+                    && earlier.key == later.key
+                    && earlier.topic == later.topic
+                    && earlier.partition == later.partition
+            }
+            Ordering::Whole => true,
+        }
+    }
+}
+
 /// What a sink can take at once, and which order it keeps by itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -53,10 +87,13 @@ pub struct Limits {
     pub batch_bytes_max: usize,
     /// Most lanes that may call `deliver` side by side.
     pub lanes_max: usize,
-    /// Whether no later message of a key is stored after an earlier one of the same batch
-    /// failed (Kafka: idempotent and gapless). Where `false`, a batch holds at most one message
-    /// of each key.
-    pub keeps_key_order: bool,
+    /// What the broker orders by. A batch holds several messages of one order domain only where
+    /// it keeps them in order.
+    pub ordering: Ordering,
+    /// After so long a lane no longer waits for all verdicts of its batch before it sends the
+    /// next one beside it: one slow destination holds up its own rows and no others. All batches
+    /// of a lane together stay within the bounds of one. `None`: a lane has one batch in the air.
+    pub stuck_after: Option<Duration>,
 }
 
 /// A broker.
@@ -76,16 +113,45 @@ pub trait Sink: Send + Sync {
     /// Transient: not reachable. Denied: credentials. Definite: cannot ever work as configured.
     fn probe(&self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
 
-    /// Publishes, and waits for the broker's confirm: one verdict a message, in the order of the
-    /// batch. Ends by itself: a broker that answers nothing makes it `Unknown` in bounded time,
-    /// unless the client library itself retries in order for ever (Kafka).
+    /// Publishes, and waits for the broker's confirm: one verdict a message, each given as soon as
+    /// it is known. Ends by itself: a broker that answers nothing makes it `Unknown` in bounded
+    /// time, unless the client library itself retries in order for ever (Kafka); then
+    /// [`Verdicts::waiting`] gives the reason every few seconds.
     ///
     /// # Errors
-    /// As [`Verdict::Unknown`] for all of them. Denied where credentials were refused.
+    /// The sink as a whole does not work: as [`Verdict::Unknown`] for all messages without a
+    /// verdict, and nothing else is delivered before the next attempt. Denied where credentials
+    /// were refused.
     ///
     /// # Cancel safety
     /// A dropped call leaves its messages in an unknown state: they may land later.
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>>;
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>>;
+
+    /// As [`Sink::deliver`], with the verdicts together at the end, in the order of the batch.
+    ///
+    /// # Errors
+    /// As [`Sink::deliver`].
+    fn deliver_all<'a>(
+        &'a self,
+        batch: &'a [Message],
+    ) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
+        Box::pin(async move {
+            let news = News::default();
+            let verdicts = news.verdicts();
+            self.deliver(batch, &verdicts).await?;
+            Ok(verdicts::in_order(&news, batch.len()))
+        })
+    }
+
+    /// Whether the broker stores `later`, a message of the same batch, only behind `earlier`; more
+    /// than [`Limits::ordering`] says where the sink knows more (a topic of one partition).
+    fn keeps_order(&self, earlier: &Message, later: &Message) -> bool {
+        self.limits().ordering.includes(earlier, later)
+    }
 
     /// Lets go of the connection, after the last `deliver` has returned.
     ///

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// What a relay may use with everything else behind it.
 const RSS_BYTES_MAX: u64 = 64 << 20;
 /// What the log says at the first failed delivery, and at most every ten seconds.
-const RETRY_LINE: &str = "the sink does not confirm, retrying";
+const RETRY_LINE: &str = "the sink does not confirm";
 
 /// A database with an outbox, and publication and slot of its name.
 struct Outbox {

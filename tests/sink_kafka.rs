@@ -61,7 +61,7 @@ async fn what_is_confirmed_can_be_read_back_byte_for_byte() {
     sent[4].key = None;
     // when
     let sink = sink(&kafka.url());
-    let verdicts = sink.deliver(&sent).await.unwrap();
+    let verdicts = sink.deliver_all(&sent).await.unwrap();
     sink.close().await.unwrap();
     // then
     assert_eq!(verdicts, confirmed(sent.len()));
@@ -96,7 +96,7 @@ async fn keys_go_to_the_partitions_that_java_would_choose() {
         known.iter().map(|(key, _)| message("placement", key, "value", 1)).collect();
     sent.push(Message { partition: Some(42), ..message("placement", "explicit", "value", 2) });
     // when
-    let verdicts = sink(&kafka.url()).deliver(&sent).await.unwrap();
+    let verdicts = sink(&kafka.url()).deliver_all(&sent).await.unwrap();
     // then
     assert_eq!(verdicts, confirmed(sent.len()));
     let records = kafka.read_back("placement");
@@ -121,7 +121,7 @@ async fn an_oversize_message_is_rejected_and_its_neighbours_are_confirmed() {
     // Later in the batch, and of the same key: it must not overtake.
     sent[9].key = sent[7].key.clone();
     // when
-    let verdicts = sink(&kafka.url()).deliver(&sent).await.unwrap();
+    let verdicts = sink(&kafka.url()).deliver_all(&sent).await.unwrap();
     // then
     for (number, verdict) in verdicts.iter().enumerate() {
         match number {
@@ -148,7 +148,7 @@ async fn a_message_just_below_the_limit_is_taken() {
     let mut length = 9_700;
     loop {
         largest.value = Some(vec![b'x'; length].into());
-        match &sink.deliver(std::slice::from_ref(&largest)).await.unwrap()[0] {
+        match &sink.deliver_all(std::slice::from_ref(&largest)).await.unwrap()[0] {
             Verdict::Confirmed => length += 10,
             // then: by our own reckoning, which names the remedy, and never by the broker's
             Verdict::Rejected(text) if text.contains("raise max.message.bytes") => break,
@@ -165,14 +165,14 @@ async fn a_limit_lowered_at_run_time_rejects_the_guilty_one_and_no_other() {
     kafka.create_topic("lowered", 1, &[]);
     let sink = sink(&kafka.url());
     let first = [message("lowered", "before", "small", 0)];
-    assert_eq!(sink.deliver(&first).await.unwrap(), confirmed(1));
+    assert_eq!(sink.deliver_all(&first).await.unwrap(), confirmed(1));
     let lower = ["--alter", "--topic", "lowered", "--add-config", "max.message.bytes=2000"];
     kafka.tool("kafka.admin.ConfigCommand", &lower);
     let large = [message("lowered", "key-3", vec![b'x'; 3000], 3)];
     // The change takes a moment to arrive; a sink that asks anew sees when it has.
     let mut told = Verdict::Confirmed;
     while told == Verdict::Confirmed {
-        told = self::sink(&kafka.url()).deliver(&large).await.unwrap().remove(0);
+        told = self::sink(&kafka.url()).deliver_all(&large).await.unwrap().remove(0);
     }
     let before = kafka.read_back("lowered").len();
     // when: whatever is unknown goes again, as a lane would send it
@@ -181,7 +181,7 @@ async fn a_limit_lowered_at_run_time_rejects_the_guilty_one_and_no_other() {
     waiting[2] = large[0].clone();
     let (mut rejected, mut rounds) = (Vec::new(), 0);
     while !waiting.is_empty() {
-        let verdicts = sink.deliver(&waiting).await.unwrap();
+        let verdicts = sink.deliver_all(&waiting).await.unwrap();
         let mut judged = verdicts.into_iter();
         waiting.retain(|message| match judged.next().unwrap() {
             Verdict::Confirmed => false,
@@ -211,22 +211,22 @@ async fn a_missing_topic_is_absent_until_it_is_made_and_again_when_it_is_deleted
         assert!(matches!(verdict, Verdict::Absent(text) if text.contains("late")), "{verdict:?}");
     };
     // when
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     // then
     absent(&verdicts[0]);
     assert_eq!(verdicts[1], Verdict::Confirmed);
     // when
     kafka.create_topic("late", 1, &[]);
     // then
-    assert_eq!(sink.deliver(&batch[..1]).await.unwrap(), confirmed(1));
+    assert_eq!(sink.deliver_all(&batch[..1]).await.unwrap(), confirmed(1));
     // when
     kafka.delete_topic("late");
     // then: librdkafka may need to ask for metadata first; until then it waits
-    absent(&sink.deliver(&batch[..1]).await.unwrap()[0]);
+    absent(&sink.deliver_all(&batch[..1]).await.unwrap()[0]);
     // when
     kafka.create_topic("late", 1, &[]);
     // then
-    assert_eq!(sink.deliver(&batch[..1]).await.unwrap(), confirmed(1));
+    assert_eq!(sink.deliver_all(&batch[..1]).await.unwrap(), confirmed(1));
     assert_eq!(values(&kafka.read_back("late")), ["one"]);
 }
 
@@ -246,7 +246,7 @@ async fn a_killed_broker_costs_neither_rows_nor_order() {
             next += 20;
             // What is not confirmed goes again, in order.
             while !waiting.is_empty() {
-                match sink.deliver(&waiting).await {
+                match sink.deliver_all(&waiting).await {
                     Ok(verdicts) => {
                         let mut verdicts = verdicts.iter();
                         waiting.retain(|_| verdicts.next() != Some(&Verdict::Confirmed));
@@ -291,7 +291,7 @@ async fn a_killed_broker_costs_neither_rows_nor_order() {
     let stuck = [message("orders", "key", "value", 1)];
     // when
     let start = Instant::now();
-    let (delivered, closed) = tokio::join!(sink.deliver(&stuck), sink.close());
+    let (delivered, closed) = tokio::join!(sink.deliver_all(&stuck), sink.close());
     // then: closing does not wait for ever, and calls nothing confirmed
     assert!(matches!(delivered.unwrap()[0], Verdict::Unknown(_)));
     assert!(closed.is_err());
@@ -306,7 +306,7 @@ async fn a_full_client_queue_is_waited_for_and_keeps_the_order() {
     let sink = sink_with(&kafka.url(), "properties.'queue.buffering.max.messages' = 7");
     let sent: Vec<Message> = (0..200).map(|n| message("narrow", "key", n.to_string(), n)).collect();
     // when
-    let verdicts = sink.deliver(&sent).await.unwrap();
+    let verdicts = sink.deliver_all(&sent).await.unwrap();
     // then
     assert_eq!(verdicts, confirmed(200));
     let expected: Vec<String> = (0..200).map(|n: u64| n.to_string()).collect();
@@ -334,7 +334,7 @@ async fn a_wrong_password_is_denied_and_stays_secret() {
     let sink = sink(&kafka.sasl_url("relay", "hunter2"));
     // when
     let probed = sink.probe().await.unwrap_err();
-    let delivered = sink.deliver(&[message("any", "key", "value", 1)]).await.unwrap_err();
+    let delivered = sink.deliver_all(&[message("any", "key", "value", 1)]).await.unwrap_err();
     // then
     for failure in [probed, delivered] {
         assert_eq!(failure.kind(), FailureKind::Denied, "{failure}");
@@ -349,7 +349,7 @@ async fn a_topic_that_we_may_not_see_is_rejected() {
     kafka.create_topic("hidden", 1, &[]);
     let sink = sink(&kafka.sasl_url("relay", "secret"));
     // when
-    let verdicts = sink.deliver(&[message("hidden", "key", "value", 1)]).await.unwrap();
+    let verdicts = sink.deliver_all(&[message("hidden", "key", "value", 1)]).await.unwrap();
     // then
     let named = matches!(&verdicts[0], Verdict::Rejected(text) if text.contains("hidden"));
     assert!(named, "{verdicts:?}");
@@ -365,7 +365,7 @@ async fn a_fatal_error_makes_the_flight_unknown_and_the_next_one_works() {
     cluster.create_topic("fatal", 1, 1).unwrap();
     let sink = sink(&format!("kafka://{}", cluster.bootstrap_servers()));
     let batch = [message("fatal", "key", "one", 1), message("fatal", "key", "two", 2)];
-    assert_eq!(sink.deliver(&batch[..1]).await.unwrap(), confirmed(1));
+    assert_eq!(sink.deliver_all(&batch[..1]).await.unwrap(), confirmed(1));
     for error in [
         // Fatal by itself: the broker's and the client's count of messages differ.
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER,
@@ -375,12 +375,12 @@ async fn a_fatal_error_makes_the_flight_unknown_and_the_next_one_works() {
     ] {
         // when
         cluster.request_errors(RDKafkaApiKey::Produce, &[error; 5]);
-        let verdicts = sink.deliver(&batch).await.unwrap();
+        let verdicts = sink.deliver_all(&batch).await.unwrap();
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
         // then
         let unknown = verdicts.iter().all(|verdict| matches!(verdict, Verdict::Unknown(_)));
         assert!(unknown, "{error:?}: {verdicts:?}");
-        assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(2), "after {error:?}");
+        assert_eq!(sink.deliver_all(&batch).await.unwrap(), confirmed(2), "after {error:?}");
     }
 }
 
@@ -394,11 +394,11 @@ async fn a_topic_that_we_may_see_but_not_write_to_is_rejected() {
     // when
     let error = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
     cluster.request_errors(RDKafkaApiKey::Produce, &[error]);
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     // then
     let named = matches!(&verdicts[0], Verdict::Rejected(text) if text.contains("seen"));
     assert!(named, "{verdicts:?}");
-    assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(1));
+    assert_eq!(sink.deliver_all(&batch).await.unwrap(), confirmed(1));
 }
 
 /// Figures, not a test: `cargo test --test walpost measure_kafka -- --ignored --nocapture`.
@@ -409,7 +409,7 @@ async fn measure_kafka() {
     let kafka = shared();
     kafka.create_topic("warm", 1, &[]);
     kafka.create_topic("speed", 4, &[]);
-    sink(&kafka.url()).deliver(&[message("warm", "key", "value", 0)]).await.unwrap();
+    sink(&kafka.url()).deliver_all(&[message("warm", "key", "value", 0)]).await.unwrap();
     for _ in 0..3 {
         let start = Instant::now();
         let bare: BaseProducer = rdkafka::ClientConfig::new()
@@ -425,14 +425,14 @@ async fn measure_kafka() {
         let bare = start.elapsed();
         let start = Instant::now();
         let fresh = sink(&kafka.url());
-        fresh.deliver(&[message("warm", "key", "value", 0)]).await.unwrap();
+        fresh.deliver_all(&[message("warm", "key", "value", 0)]).await.unwrap();
         println!("first confirm: bare {bare:?}, sink {:?}", start.elapsed());
     }
     let sink = sink(&kafka.url());
     let mut lone: Vec<Duration> = Vec::new();
     for number in 0..300 {
         let start = Instant::now();
-        sink.deliver(&[message("warm", "key", "value", number)]).await.unwrap();
+        sink.deliver_all(&[message("warm", "key", "value", number)]).await.unwrap();
         lone.push(start.elapsed());
     }
     lone.sort();
@@ -449,7 +449,7 @@ async fn measure_kafka() {
         let (start, before) = (Instant::now(), used());
         let lane = async || {
             for _ in 0..rounds {
-                assert_eq!(sink.deliver(&batch).await.unwrap(), confirmed(batch.len()));
+                assert_eq!(sink.deliver_all(&batch).await.unwrap(), confirmed(batch.len()));
             }
         };
         futures_util::future::join_all((0..callers).map(|_| lane())).await;

@@ -67,7 +67,7 @@ async fn what_nats_confirmed_is_read_back_with_its_headers() {
         Header { name: "trace".into(), value: Bytes::from_static("größe".as_bytes()) },
     ];
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
 
     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Confirmed), "{verdicts:?}");
     let records = nats.read_back("READBACK").await;
@@ -97,7 +97,7 @@ async fn thirty_two_lanes_side_by_side_store_everything_once() {
         let sink = Arc::clone(&sink);
         lanes.spawn(async move {
             for _ in 0..5 {
-                let verdicts = sink.deliver(&messages("lanes", 40)).await.unwrap();
+                let verdicts = sink.deliver_all(&messages("lanes", 40)).await.unwrap();
                 assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Confirmed));
             }
         });
@@ -116,7 +116,7 @@ async fn the_same_identities_again_are_confirmed_and_stored_once() {
     let sink = sink(&nats.url(), "");
     let batch = messages("twice", 20);
     for _ in 0..2 {
-        let verdicts = sink.deliver(&batch).await.unwrap();
+        let verdicts = sink.deliver_all(&batch).await.unwrap();
         assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Confirmed), "{verdicts:?}");
     }
     assert_eq!(nats.read_back("TWICE").await.len(), 20);
@@ -128,14 +128,14 @@ async fn a_missing_stream_is_absent_until_it_is_made() {
     let sink = sink(&nats.url(), "");
     let batch = messages("later.made", 3);
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     for verdict in &verdicts {
         assert!(matches!(verdict, Verdict::Absent(_)), "{verdict:?}");
         assert!(reason(verdict).contains("later.made"));
     }
 
     nats.create_stream("LATER", &["later.>"]).await;
-    assert_eq!(sink.deliver(&batch).await.unwrap(), vec![Verdict::Confirmed; 3]);
+    assert_eq!(sink.deliver_all(&batch).await.unwrap(), vec![Verdict::Confirmed; 3]);
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn too_large_is_rejected_with_size_limit_and_remedy_and_its_neighbours_go(
     batch[1].value = Some(Bytes::from(vec![b'x'; 20_000]));
     batch[2].value = Some(Bytes::from(vec![b'x'; 1 << 20]));
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
 
     assert_eq!((&verdicts[0], &verdicts[3]), (&Verdict::Confirmed, &Verdict::Confirmed));
     for (index, parts) in [
@@ -179,7 +179,7 @@ async fn what_nats_cannot_carry_is_rejected_and_its_neighbours_go() {
         vec![Header { name: "trace".into(), value: Bytes::from_static(b"a\r\nNats-Rollup: all") }];
     batch[3].key = Some(Bytes::from_static(b"\xff"));
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
 
     for (verdict, part) in verdicts.iter().zip(["carry.*", "carry. x", "trace", "key"]) {
         assert!(matches!(verdict, Verdict::Rejected(_)), "{verdict:?}");
@@ -203,7 +203,7 @@ async fn a_full_stream_is_unknown_until_it_has_room() {
     let sink = sink(&nats.url(), "");
     let batch = messages("full", 4);
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     assert_eq!(verdicts[..2], [Verdict::Confirmed, Verdict::Confirmed]);
     for verdict in &verdicts[2..] {
         assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
@@ -212,7 +212,7 @@ async fn a_full_stream_is_unknown_until_it_has_room() {
 
     let context = nats.jetstream().await;
     context.get_stream("FULL").await.unwrap().purge().await.unwrap();
-    assert_eq!(sink.deliver(&batch[2..]).await.unwrap(), vec![Verdict::Confirmed; 2]);
+    assert_eq!(sink.deliver_all(&batch[2..]).await.unwrap(), vec![Verdict::Confirmed; 2]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -232,7 +232,7 @@ async fn a_server_killed_in_the_middle_loses_nothing_confirmed_and_nothing_lands
             let (mut confirmed, mut unknown) = (Vec::new(), Vec::new());
             while unknown.is_empty() && !stop.load(Ordering::Relaxed) {
                 let batch = messages("killed", 50);
-                match sink.deliver(&batch).await {
+                match sink.deliver_all(&batch).await {
                     Ok(verdicts) => {
                         for (message, verdict) in batch.into_iter().zip(verdicts) {
                             match verdict {
@@ -264,9 +264,9 @@ async fn a_server_killed_in_the_middle_loses_nothing_confirmed_and_nothing_lands
     nats.restart();
     let before = identities(&nats.read_back("KILLED").await);
     let fence = messages("killed", 1);
-    assert_eq!(sink.deliver(&fence).await.unwrap(), [Verdict::Confirmed], "it works again");
+    assert_eq!(sink.deliver_all(&fence).await.unwrap(), [Verdict::Confirmed], "it works again");
     for chunk in unknown.chunks(50) {
-        let again = sink.deliver(chunk).await.unwrap();
+        let again = sink.deliver_all(chunk).await.unwrap();
         assert!(again.iter().all(|verdict| *verdict == Verdict::Confirmed), "{again:?}");
     }
 
@@ -288,7 +288,7 @@ async fn what_was_queued_while_the_connection_stood_still_never_lands() {
     nats.create_stream("STILL", &["still"]).await;
     let forwarder = Forwarder::start(nats.port());
     let sink = sink(&forwarder.url(), "ack_timeout = '1s'");
-    assert_eq!(sink.deliver(&messages("still", 1)).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&messages("still", 1)).await.unwrap(), [Verdict::Confirmed]);
 
     // More than all buffers of the way hold, while nothing is read at its end.
     forwarder.hold_requests.store(true, Ordering::Relaxed);
@@ -300,7 +300,7 @@ async fn what_was_queued_while_the_connection_stood_still_never_lands() {
             for message in &mut batch {
                 message.value = Some(Bytes::from(vec![b'x'; 500_000]));
             }
-            let verdicts = sink.deliver(&batch).await.unwrap();
+            let verdicts = sink.deliver_all(&batch).await.unwrap();
             assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Unknown(_))));
         });
     }
@@ -309,7 +309,7 @@ async fn what_was_queued_while_the_connection_stood_still_never_lands() {
     forwarder.hold_requests.store(false, Ordering::Relaxed);
 
     let fence = messages("still", 1);
-    assert_eq!(sink.deliver(&fence).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&fence).await.unwrap(), [Verdict::Confirmed]);
     let records = identities(&nats.read_back("STILL").await);
     assert_eq!(records.len(), 2, "nothing of the old connection landed");
     assert_eq!(records[1], fence[0].identity.to_string());
@@ -320,18 +320,18 @@ async fn what_a_frozen_server_finds_on_its_old_socket_is_stored_once_and_in_orde
     let nats = Nats::start();
     nats.create_stream("FROZEN", &["frozen"]).await;
     let sink = sink(&nats.url(), "ack_timeout = '300ms'\nconnect_timeout = '10s'");
-    assert_eq!(sink.deliver(&messages("frozen", 1)).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&messages("frozen", 1)).await.unwrap(), [Verdict::Confirmed]);
     let batch = messages("frozen", 100);
     let successors = messages("frozen", 100);
 
     nats.freeze();
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     assert!(verdicts.iter().all(|verdict| matches!(verdict, Verdict::Unknown(_))), "{verdicts:?}");
     nats.thaw();
     for part in [&batch, &successors] {
-        let mut verdicts = sink.deliver(part).await.unwrap();
+        let mut verdicts = sink.deliver_all(part).await.unwrap();
         while verdicts.iter().any(|verdict| matches!(verdict, Verdict::Unknown(_))) {
-            verdicts = sink.deliver(part).await.unwrap();
+            verdicts = sink.deliver_all(part).await.unwrap();
         }
         assert_eq!(verdicts, vec![Verdict::Confirmed; 100]);
     }
@@ -347,12 +347,12 @@ async fn swallowed_acks_are_unknown_after_the_timeout_and_the_retry_stores_nothi
     nats.create_stream("SWALLOW", &["swallow"]).await;
     let forwarder = Forwarder::start(nats.port());
     let sink = sink(&forwarder.url(), "ack_timeout = '500ms'");
-    assert_eq!(sink.deliver(&messages("swallow", 1)).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&messages("swallow", 1)).await.unwrap(), [Verdict::Confirmed]);
 
     forwarder.swallow_replies.store(true, Ordering::Relaxed);
     let batch = messages("swallow", 20);
     let started = Instant::now();
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     assert!(started.elapsed() >= Duration::from_millis(500));
     // One timeout for all, not one each.
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
@@ -362,7 +362,7 @@ async fn swallowed_acks_are_unknown_after_the_timeout_and_the_retry_stores_nothi
     }
 
     forwarder.swallow_replies.store(false, Ordering::Relaxed);
-    let again = sink.deliver(&batch).await.unwrap();
+    let again = sink.deliver_all(&batch).await.unwrap();
     assert_eq!(again, vec![Verdict::Confirmed; 20]);
     assert_eq!(nats.read_back("SWALLOW").await.len(), 21);
 }
@@ -373,7 +373,7 @@ async fn a_wrong_password_or_token_is_denied() {
     let nats = Nats::start_with(users, "relay:right@");
     nats.create_stream("DENIED", &["denied"]).await;
     let url = format!("nats://relay:wrong@127.0.0.1:{}", nats.port());
-    let denied = sink(&url, "").deliver(&messages("denied", 1)).await.unwrap_err();
+    let denied = sink(&url, "").deliver_all(&messages("denied", 1)).await.unwrap_err();
     assert_eq!(denied.kind(), FailureKind::Denied, "{denied}");
     assert!(!denied.to_string().contains("wrong"), "{denied}");
 
@@ -381,7 +381,7 @@ async fn a_wrong_password_or_token_is_denied() {
     std::fs::write(&file, "right\n").unwrap();
     let url = format!("nats://127.0.0.1:{}", nats.port());
     let options = format!("user = 'relay'\npassword_file = '{}'", file.display());
-    let verdicts = sink(&url, &options).deliver(&messages("denied", 1)).await.unwrap();
+    let verdicts = sink(&url, &options).deliver_all(&messages("denied", 1)).await.unwrap();
     assert_eq!(verdicts, [Verdict::Confirmed]);
 
     let nats = Nats::start_with("authorization { token: right }", "right@");
@@ -404,7 +404,7 @@ async fn a_subject_without_permission_is_rejected_and_its_neighbours_go() {
     let mut batch = messages("allowed", 3);
     batch[1].topic = "forbidden".into();
 
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
 
     assert_eq!((&verdicts[0], &verdicts[2]), (&Verdict::Confirmed, &Verdict::Confirmed));
     assert!(matches!(verdicts[1], Verdict::Rejected(_)), "{:?}", verdicts[1]);
@@ -421,7 +421,7 @@ async fn a_user_that_may_not_hear_acks_is_denied() {
     let nats = Nats::start_with(users, "admin:a@");
     nats.create_stream("DEAF", &["deaf"]).await;
     let sink = sink(&format!("nats://deaf:d@127.0.0.1:{}", nats.port()), "");
-    let denied = sink.deliver(&messages("deaf", 1)).await.unwrap_err();
+    let denied = sink.deliver_all(&messages("deaf", 1)).await.unwrap_err();
     assert_eq!(denied.kind(), FailureKind::Denied, "{denied}");
     assert!(denied.to_string().contains("_INBOX"), "{denied}");
 }
@@ -431,19 +431,19 @@ async fn a_server_that_stops_and_returns_is_found_again() {
     let mut nats = Nats::start();
     nats.create_stream("STOPPED", &["stopped"]).await;
     let sink = sink(&nats.url(), "ack_timeout = '1s'");
-    assert_eq!(sink.deliver(&messages("stopped", 1)).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&messages("stopped", 1)).await.unwrap(), [Verdict::Confirmed]);
 
     nats.stop();
     let batch = messages("stopped", 1);
     for _ in 0..2 {
-        match sink.deliver(&batch).await {
+        match sink.deliver_all(&batch).await {
             Ok(verdicts) => assert!(matches!(verdicts[0], Verdict::Unknown(_)), "{verdicts:?}"),
             Err(failure) => assert_eq!(failure.kind(), FailureKind::Transient, "{failure}"),
         }
     }
 
     nats.restart();
-    assert_eq!(sink.deliver(&batch).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&batch).await.unwrap(), [Verdict::Confirmed]);
     assert_eq!(nats.read_back("STOPPED").await.len(), 2);
 }
 
@@ -468,10 +468,10 @@ async fn tls_trusts_only_the_given_authority() {
     let url = format!("tls://127.0.0.1:{}", nats.port());
 
     let trusted = sink(&url, &format!("tls_ca_file = '{certificate}'"));
-    let verdicts = trusted.deliver(&messages("no.stream.yet", 1)).await.unwrap();
+    let verdicts = trusted.deliver_all(&messages("no.stream.yet", 1)).await.unwrap();
     assert!(matches!(verdicts[0], Verdict::Absent(_)), "{verdicts:?}");
 
-    let failure = sink(&url, "").deliver(&messages("tls", 1)).await.unwrap_err();
+    let failure = sink(&url, "").deliver_all(&messages("tls", 1)).await.unwrap_err();
     assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
 }
 
@@ -481,7 +481,7 @@ async fn an_unreachable_server_is_transient_within_seconds_and_the_next_call_tri
     let sink = sink(&format!("nats://127.0.0.1:{port}"), "connect_timeout = '1s'");
     for _ in 0..2 {
         let started = Instant::now();
-        let failure = sink.deliver(&messages("nowhere", 1)).await.unwrap_err();
+        let failure = sink.deliver_all(&messages("nowhere", 1)).await.unwrap_err();
         assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
         assert!(failure.to_string().contains(&port.to_string()), "{failure}");
         assert!(started.elapsed() < Duration::from_secs(5));
@@ -632,7 +632,7 @@ async fn measure_throughput_and_lone_latency() {
             let sink = Arc::clone(&sink);
             lanes.spawn(async move {
                 for batch in batches {
-                    let verdicts = sink.deliver(&batch).await.unwrap();
+                    let verdicts = sink.deliver_all(&batch).await.unwrap();
                     assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Confirmed));
                 }
             });
@@ -649,7 +649,7 @@ async fn measure_throughput_and_lone_latency() {
     for _ in 0..500 {
         let batch = [message("measure", vec![b'x'; 200])];
         let started = Instant::now();
-        sink.deliver(&batch).await.unwrap();
+        sink.deliver_all(&batch).await.unwrap();
         latencies.push(started.elapsed());
     }
     latencies.sort();

@@ -35,7 +35,8 @@ fn open(url: &str, options: &str) -> Arc<dyn Sink> {
 const TO_QUEUE: &str = "exchange = ''\nrouting_key = '{topic}'";
 
 async fn deliver(sink: &Arc<dyn Sink>, batch: &[Message]) -> Vec<Verdict> {
-    let verdicts = timeout(PATIENCE, sink.deliver(batch)).await.expect("deliver ends by itself");
+    let verdicts =
+        timeout(PATIENCE, sink.deliver_all(batch)).await.expect("deliver ends by itself");
     let verdicts = verdicts.unwrap();
     assert_eq!(verdicts.len(), batch.len());
     verdicts
@@ -389,7 +390,7 @@ async fn a_probe_tells_a_wrong_password_an_unreachable_broker_and_a_missing_exch
     let unreachable = open("amqp://127.0.0.1:1", "");
     assert_eq!(unreachable.probe().await.unwrap_err().kind(), FailureKind::Transient);
     let batch = [message("t", "k", "x", 1)];
-    assert_eq!(unreachable.deliver(&batch).await.unwrap_err().kind(), FailureKind::Transient);
+    assert_eq!(unreachable.deliver_all(&batch).await.unwrap_err().kind(), FailureKind::Transient);
     assert_eq!(open(&broker.url(), "").probe().await.unwrap(), Vec::<String>::new());
     let missing = open(&broker.url(), "exchange = 'no-such'").probe().await.unwrap();
     assert!(missing.len() == 1 && missing[0].contains("\"no-such\""), "{missing:?}");
@@ -501,7 +502,7 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed_and_is_used_again_afte
                 let batch: Vec<Message> = (0..20)
                     .map(|i| message("kill", "k", "x", (round * LANES as u64 + lane) * 20 + i))
                     .collect();
-                let verdicts = match timeout(PATIENCE, sink.deliver(&batch)).await.unwrap() {
+                let verdicts = match timeout(PATIENCE, sink.deliver_all(&batch)).await.unwrap() {
                     Ok(verdicts) => verdicts,
                     Err(failure) => {
                         assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
@@ -541,7 +542,7 @@ async fn a_killed_broker_loses_nothing_that_was_confirmed_and_is_used_again_afte
     let last = message("kill", "k", "again", u64::MAX >> 20);
     let again = async {
         loop {
-            match sink.deliver(std::slice::from_ref(&last)).await {
+            match sink.deliver_all(std::slice::from_ref(&last)).await {
                 Ok(verdicts) if verdicts == [Verdict::Confirmed] => return,
                 other => println!("not yet: {other:?}"),
             }

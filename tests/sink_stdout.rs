@@ -25,7 +25,7 @@ async fn child() {
         let batch: Vec<_> = (start..start + 500)
             .map(|n| sample::message("orders", "k", format!("{{\"n\": {n}}}"), n))
             .collect();
-        match sink.deliver(&batch).await {
+        match sink.deliver_all(&batch).await {
             Ok(verdicts) => assert_eq!(verdicts, vec![Verdict::Confirmed; 500]),
             Err(failure) => {
                 assert_eq!(failure.kind(), FailureKind::Definite);

@@ -26,8 +26,6 @@ pub(crate) struct Domain(pub(crate) u64);
 pub(crate) struct BatchBounds {
     pub(crate) items_max: usize,
     pub(crate) bytes_max: usize,
-    /// Whether several rows of one domain may share a batch.
-    pub(crate) chains: bool,
 }
 
 #[derive(Debug)]
@@ -112,13 +110,15 @@ impl<T> Queue<T> {
         };
     }
 
-    /// Takes a batch into the air: from each ready domain in turn its first row, or as many as fit
-    /// where `chains` allows it. A row larger than `bytes_max` goes alone. Rows of one domain stand
-    /// together in the batch. Each domain taken must come back by [`Queue::finish`].
+    /// Takes a batch into the air: from each ready domain in turn its first row, and as many more as
+    /// fit and as `joins` the one before them: the broker keeps the two in order. A row larger than
+    /// `bytes_max` goes alone. Rows of one domain stand together in the batch. Each domain taken
+    /// must come back by [`Queue::finish`].
     pub(crate) fn take(
         &mut self,
         bounds: BatchBounds,
         size: impl Fn(&T) -> usize,
+        joins: impl Fn(&T, &T) -> bool,
         mut give: impl FnMut(Domain, T),
     ) {
         let (mut items, mut bytes) = (0, 0);
@@ -128,13 +128,18 @@ impl<T> Queue<T> {
             while let Some((first, last)) = chain.ends {
                 let row_bytes = size(&self.nodes[first].item);
                 let fits = items < bounds.items_max && bytes + row_bytes <= bounds.bytes_max;
-                if items > 0 && !fits || taken > 0 && !bounds.chains {
+                if items > 0 && !fits {
                     break;
                 }
                 let node = self.nodes.remove(first);
                 chain.ends = node.next.map(|next| (next, last));
+                let next = chain.ends.map(|(next, _)| &self.nodes[next].item);
+                let goes_on = next.is_some_and(|next| joins(&node.item, next));
                 give(domain, node.item);
                 (items, bytes, taken) = (items + 1, bytes + row_bytes, taken + 1);
+                if !goes_on {
+                    break;
+                }
             }
             if taken == 0 {
                 self.ready.push_front(domain);
@@ -144,9 +149,14 @@ impl<T> Queue<T> {
     }
 
     /// Brings a domain back from the air. `unsent` are the rows that go again, in their order:
-    /// they go before all others of the domain, and the domain is held until
+    /// they go before all others of the domain, and with `held` the domain waits for
     /// [`Queue::release`].
-    pub(crate) fn finish(&mut self, domain: Domain, unsent: impl DoubleEndedIterator<Item = T>) {
+    pub(crate) fn finish(
+        &mut self,
+        domain: Domain,
+        unsent: impl DoubleEndedIterator<Item = T>,
+        held: bool,
+    ) {
         let chain = self.chains.get_mut(&domain).expect("a domain in the air has a chain");
         let mut failed = false;
         for item in unsent.rev() {
@@ -155,7 +165,7 @@ impl<T> Queue<T> {
             let node = self.nodes.insert(Node { item, next });
             chain.ends = Some((node, chain.ends.map_or(node, |(_, last)| last)));
         }
-        if failed {
+        if failed && held {
             self.held.push(domain);
         } else if chain.ends.is_some() {
             self.ready.push_back(domain);
@@ -176,12 +186,20 @@ impl<T> Queue<T> {
 mod tests {
     use super::*;
 
-    const ONE_OF_EACH: BatchBounds = BatchBounds { items_max: 3, bytes_max: 100, chains: false };
-    const CHAINS: BatchBounds = BatchBounds { chains: true, ..ONE_OF_EACH };
+    const BOUNDS: BatchBounds = BatchBounds { items_max: 3, bytes_max: 100 };
+    const ONE_OF_EACH: fn(&u32, &u32) -> bool = |_, _| false;
+    const CHAINS: fn(&u32, &u32) -> bool = |_, _| true;
 
-    fn take(queue: &mut Queue<u32>, bounds: BatchBounds) -> Vec<(u64, u32)> {
+    fn take(queue: &mut Queue<u32>, joins: fn(&u32, &u32) -> bool) -> Vec<(u64, u32)> {
         let mut batch = Vec::new();
-        queue.take(bounds, |item| *item as usize, |domain, item| batch.push((domain.0, item)));
+        queue.take(
+            BOUNDS,
+            |item| *item as usize,
+            joins,
+            |domain, item| {
+                batch.push((domain.0, item));
+            },
+        );
         batch
     }
 
@@ -195,7 +213,7 @@ mod tests {
         // then each key gives its first, and key 1's second only after its first came back
         assert_eq!(take(&mut queue, ONE_OF_EACH), [(1, 1), (2, 4), (3, 5)]);
         assert_eq!(take(&mut queue, ONE_OF_EACH), []);
-        queue.finish(Domain(1), [].into_iter());
+        queue.finish(Domain(1), [].into_iter(), true);
         assert_eq!(take(&mut queue, ONE_OF_EACH), [(1, 2)]);
     }
 
@@ -210,6 +228,36 @@ mod tests {
     }
 
     #[test]
+    fn a_chain_ends_where_the_broker_keeps_no_order() {
+        // given rows of one key in two topics, told apart by their tens
+        let mut queue = Queue::new();
+        for item in [1, 2, 11, 12, 3] {
+            queue.push(Domain(1), item);
+        }
+        let same_topic: fn(&u32, &u32) -> bool = |earlier, later| earlier / 10 == later / 10;
+        // then each goes after those before it are back
+        for expected in [&[1, 2][..], &[11, 12], &[3]] {
+            let taken: Vec<u32> =
+                take(&mut queue, same_topic).into_iter().map(|(_, row)| row).collect();
+            assert_eq!(taken, expected);
+            assert_eq!(take(&mut queue, same_topic), []);
+            queue.finish(Domain(1), [].into_iter(), true);
+        }
+    }
+
+    #[test]
+    fn rows_that_go_again_without_being_held_are_ready_at_once() {
+        let mut queue = Queue::new();
+        for item in [1, 2] {
+            queue.push(Domain(1), item);
+        }
+        assert_eq!(take(&mut queue, CHAINS), [(1, 1), (1, 2)]);
+        queue.finish(Domain(1), [1, 2].into_iter(), false);
+        assert!(!queue.has_held());
+        assert_eq!(take(&mut queue, CHAINS), [(1, 1), (1, 2)]);
+    }
+
+    #[test]
     fn rows_that_go_again_go_before_later_ones_of_their_key_and_wait_for_release() {
         let mut queue = Queue::new();
         for item in 1..5 {
@@ -217,7 +265,7 @@ mod tests {
         }
         assert_eq!(take(&mut queue, CHAINS), [(1, 1), (1, 2), (1, 3)]);
         queue.push(Domain(2), 9);
-        queue.finish(Domain(1), [2, 3].into_iter());
+        queue.finish(Domain(1), [2, 3].into_iter(), true);
         assert_eq!(take(&mut queue, CHAINS), [(2, 9)]);
         assert!(queue.has_held());
         queue.release();
@@ -233,7 +281,7 @@ mod tests {
             queue.push(Domain(domain), item);
         }
         assert_eq!(take(&mut queue, ONE_OF_EACH), [(2, 9)]);
-        queue.finish(Domain(1), [].into_iter());
+        queue.finish(Domain(1), [].into_iter(), true);
         assert_eq!(take(&mut queue, ONE_OF_EACH), [(1, 2)]);
     }
 
@@ -254,7 +302,7 @@ mod tests {
         queue.push(Domain(1), 1);
         assert_eq!(take(&mut queue, ONE_OF_EACH).len(), 1);
         assert!(!queue.is_idle());
-        queue.finish(Domain(1), [].into_iter());
+        queue.finish(Domain(1), [].into_iter(), true);
         assert!(queue.is_idle() && queue.len() == 0);
     }
 }

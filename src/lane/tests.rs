@@ -37,6 +37,7 @@ impl Bench {
             backoff: Backoff { first: SECOND / 10, max: SECOND },
         };
         change(&mut rules);
+        let backoff = rules.backoff;
         let lane = Lane {
             sink: Arc::clone(&sink) as Arc<dyn Sink>,
             rules,
@@ -45,6 +46,7 @@ impl Bench {
             troubles,
             halt: halt.clone(),
             fence,
+            gate: Gate::new(backoff),
         };
         Self {
             sink,
@@ -58,13 +60,27 @@ impl Bench {
 
     /// Sends rows, numbered from `first`, as one batch.
     fn send(&mut self, first: u64, keys: &[&str]) {
-        let envelopes = keys.iter().zip(first..).map(|(key, row)| {
+        self.send_messages(first, keys.iter().map(|key| message(key, 0)).collect());
+    }
+
+    /// Sends messages as rows numbered from `first`, as one batch.
+    fn send_messages(&mut self, first: u64, messages: Vec<Message>) {
+        let envelopes = messages.into_iter().zip(first..).map(|(mut message, row)| {
             let ticket = self.ledger.enter();
             self.ledger.boundary(row);
-            let domain = Domain(u64::from(key.as_bytes()[0]));
-            Envelope { ticket, domain, message: message(key, row) }
+            message.identity.transaction = row;
+            let domain = Domain(u64::from(message.key.as_deref().unwrap_or_default()[0]));
+            Envelope { ticket, domain, message }
         });
         self.inbox.as_ref().unwrap().try_send(envelopes.collect()).unwrap();
+    }
+
+    /// Waits for the next rows to settle; how many.
+    async fn settled(&mut self) -> usize {
+        let Some(Outcome::Settled(tickets)) = self.outcomes.recv().await else { panic!("failed") };
+        let count = tickets.len();
+        tickets.into_iter().for_each(|ticket| self.ledger.settle(ticket));
+        count
     }
 
     /// Lets the lane end, and returns how far the position came and what else was said.
@@ -324,4 +340,118 @@ fn waits_grow_to_their_bound_and_differ() {
     }
     assert!(backoff.after(30) >= 5 * SECOND);
     assert_ne!(backoff.after(30), backoff.after(30));
+}
+
+fn of_topic(topic: &str, key: &str, row: u64) -> Message {
+    Message { topic: topic.into(), ..message(key, row) }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_waits_for_the_one_of_its_key_in_another_topic() {
+    // given rows of one key in two topics, of which the first one does not exist yet
+    let sink = ScriptedSink::new(true);
+    for _ in 0..3 {
+        sink.answer(|batch| {
+            let verdict = |message: &Message| match &*message.topic {
+                "missing" => Verdict::Absent("topic \"missing\"".into()),
+                _ => Verdict::Confirmed,
+            };
+            Ok(batch.iter().map(verdict).collect())
+        });
+    }
+    let mut bench = Bench::new(sink);
+    let topics = ["missing", "missing", "there", "there", "missing"];
+    bench.send_messages(1, topics.map(|topic| of_topic(topic, "a", 0)).into());
+    // then those in the other topic go after it, and as many at once as the broker orders
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(5));
+    let batches: Vec<Vec<u64>> = sink
+        .batches()
+        .into_iter()
+        .map(|batch| batch.into_iter().map(|(_, row)| row).collect())
+        .collect();
+    assert_eq!(batches, [&[1, 2][..], &[1, 2], &[1, 2], &[1, 2], &[3, 4], &[5]]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_without_a_verdict_holds_its_own_key_and_nobody_else() {
+    // given a batch in which one key gets no verdict
+    let mut bench = Bench::new(ScriptedSink::new(true));
+    bench.sink.stall("a");
+    bench.send(1, &["b", "a", "c"]);
+    // then the others of the batch settle, and further ones go beside it
+    assert_eq!(bench.settled().await, 2);
+    bench.send(4, &["b", "a", "c"]);
+    assert_eq!(bench.settled().await, 2);
+    assert_eq!(bench.sink.rows_of("a"), [2]);
+    // when it is there
+    bench.sink.open();
+    let (position, _, sink) = bench.finish().await;
+    // then the one behind it follows
+    assert_eq!(position, Some(6));
+    assert_eq!(sink.rows_of("a"), [2, 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn all_that_is_in_the_air_stays_within_the_bounds_of_one_batch() {
+    // given a broker that gives no verdict at all
+    let mut sink = ScriptedSink::new(true);
+    sink.limits.batch_messages_max = 5;
+    let mut bench = Bench::new(sink);
+    bench.sink.shut("a");
+    for first in 0..10 {
+        bench.send(10 * first + 1, &["a", "b", "c"]);
+        tokio::time::sleep(10 * SECOND).await;
+    }
+    bench.sink.open();
+    let (position, _, sink) = bench.finish().await;
+    assert_eq!(position, Some(93));
+    assert!(sink.batches().iter().all(|batch| batch.len() <= 5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_sink_fails_rows_of_new_keys_make_no_attempts_of_their_own() {
+    // given a sink that fails as a whole, and a row of a new key every hundredth of a second
+    let sink = ScriptedSink::new(true);
+    for _ in 0..1000 {
+        sink.answer(|_| Err(Failure::transient("connection refused")));
+    }
+    let mut bench = Bench::new(sink);
+    let keys: Vec<String> = (33..126_u8).map(|byte| char::from(byte).to_string()).collect();
+    for (row, key) in (1..).zip(keys.iter().cycle().take(900)) {
+        bench.send(row, &[key]);
+        tokio::time::sleep(SECOND / 100).await;
+    }
+    // then its attempts are those of one retry: about one a second
+    let attempts = bench.sink.batches().len();
+    assert!((5..=25).contains(&attempts), "{attempts}");
+    // and it goes on trying with all of them
+    assert!(bench.sink.batches().last().unwrap().len() > 50);
+    bench.halt.call();
+    bench.finish().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_fails_alone_makes_no_other_wait() {
+    // given a broker that never takes one key, for longer than the longest pause
+    let sink = ScriptedSink::new(true);
+    for _ in 0..1000 {
+        sink.answer(|batch| {
+            let verdict = |message: &Message| match message.key.as_deref() {
+                Some(b"a") => unknown(),
+                _ => Verdict::Confirmed,
+            };
+            Ok(batch.iter().map(verdict).collect())
+        });
+    }
+    let mut bench = Bench::new(sink);
+    bench.send(1, &["a"]);
+    tokio::time::sleep(10 * SECOND).await;
+    // then a row of another key is settled at once
+    let sent = Instant::now();
+    bench.send(2, &["b"]);
+    assert_eq!(bench.settled().await, 1);
+    assert!(sent.elapsed() < SECOND / 100);
+    bench.halt.call();
+    bench.finish().await;
 }

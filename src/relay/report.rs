@@ -19,6 +19,7 @@ pub(super) struct Report {
     summary_at: Instant,
     stall_warned_at: Option<Instant>,
     sink_said_at: Option<Instant>,
+    rows_said_at: Option<Instant>,
     /// When the source's trouble was last told, and which.
     source_said: Option<(Instant, String)>,
     /// Ages: (rows entered until then, when), oldest first. One entry a tick, so the oldest
@@ -35,6 +36,7 @@ impl Report {
             summary_at: Instant::now(),
             stall_warned_at: None,
             sink_said_at: None,
+            rows_said_at: None,
             source_said: None,
             entered: VecDeque::new(),
             entered_now: 0,
@@ -77,6 +79,15 @@ impl Report {
         }
         self.sink_said_at = Some(Instant::now());
         tracing::warn!("the sink does not confirm, retrying: {reason}");
+    }
+
+    /// Some rows wait, and others may go on: one line every [`QUIET`].
+    pub(super) fn rows_retry(&mut self, reason: &str) {
+        if self.rows_said_at.is_some_and(|at| at.elapsed() < QUIET) {
+            return;
+        }
+        self.rows_said_at = Some(Instant::now());
+        tracing::warn!("the sink does not confirm some rows, retrying: {reason}");
     }
 
     /// Once a second: the stall warning and the summary.

@@ -18,12 +18,13 @@ use super::*;
 use crate::config::OutboxSettings;
 use crate::identity::LogId;
 use crate::outbox::{Columns, OutboxRow};
-use crate::sink::Verdict;
+use crate::sink::{Ordering, Verdict, Verdicts};
 use crate::source::postgres::Lsn;
 use crate::source::postgres::resume::Resume;
 
 const SEEDS: u64 = 400;
 const KEYS: [&str; 6] = ["a", "b", "c", "d", "e", ""];
+const TOPICS: [&str; 2] = ["Order", "Invoice"];
 /// A commit's end lies so far behind its start.
 const COMMIT_BYTES: u64 = 8;
 
@@ -32,7 +33,8 @@ type Place = (u64, u32);
 
 struct Transaction {
     commit: u64,
-    keys: Vec<&'static str>,
+    /// Key and topic of each row.
+    rows: Vec<(&'static str, &'static str)>,
 }
 
 /// Database and broker, and what must hold between them.
@@ -49,7 +51,9 @@ struct World {
     wanted: HashMap<Place, i32>,
     /// Rows that must not come again: a run before has stopped cleanly behind them.
     over: HashSet<Place>,
-    keeps_key_order: bool,
+    /// Rows in the air by key: of each key they are of one batch.
+    in_the_air: HashMap<Bytes, HashSet<Place>>,
+    ordering: Ordering,
 }
 
 impl World {
@@ -59,11 +63,13 @@ impl World {
         let mut log = Vec::new();
         for number in 1..=transactions {
             let rows = if random.u8(..10) == 0 { random.usize(..40) } else { random.usize(..5) };
-            let keys = (0..rows).map(|_| KEYS[random.usize(..KEYS.len())]).collect();
-            log.push(Transaction { commit: number * 100, keys });
+            let mut row =
+                || (KEYS[random.usize(..KEYS.len())], TOPICS[random.usize(..TOPICS.len())]);
+            let rows = (0..rows).map(|_| row()).collect();
+            log.push(Transaction { commit: number * 100, rows });
         }
         Self {
-            keeps_key_order: random.bool(),
+            ordering: if random.bool() { Ordering::KeyAndTopic } else { Ordering::Nothing },
             random,
             log,
             slot: Lsn(0),
@@ -72,21 +78,22 @@ impl World {
             has: HashSet::new(),
             wanted: HashMap::new(),
             over: HashSet::new(),
+            in_the_air: HashMap::new(),
         }
     }
 
     /// Whole transactions that end behind `from`, and keepalives between some of them.
     fn stream(&mut self, from: Lsn) -> Vec<Change<Lsn>> {
         let mut changes = Vec::new();
-        for Transaction { commit, keys } in &self.log {
+        for Transaction { commit, rows } in &self.log {
             let end = Lsn(commit + COMMIT_BYTES);
             if end <= from {
                 continue;
             }
-            for (key, ordinal) in keys.iter().zip(0..) {
+            for ((key, topic), ordinal) in rows.iter().zip(0..) {
                 let identity = RowIdentity { log: LogId(1), transaction: *commit, ordinal };
                 let mut row = OutboxRow::new(identity, 0);
-                row.aggregate_type = Some(Bytes::from_static(b"Order"));
+                row.aggregate_type = Some(Bytes::from_static(topic.as_bytes()));
                 row.aggregate_id = (!key.is_empty()).then(|| Bytes::from_static(key.as_bytes()));
                 changes.push(Change::Row(row));
             }
@@ -101,9 +108,9 @@ impl World {
     /// The promise: nothing before an acknowledged position is missing in the broker.
     fn acknowledge(&mut self, position: Lsn) {
         assert!(position > self.acknowledged, "{position} after {}", self.acknowledged);
-        for Transaction { commit, keys } in &self.log {
+        for Transaction { commit, rows } in &self.log {
             for (ordinal, _) in
-                (0u32..).zip(keys).filter(|_| Lsn(commit + COMMIT_BYTES) <= position)
+                (0u32..).zip(rows).filter(|_| Lsn(commit + COMMIT_BYTES) <= position)
             {
                 let place = (*commit, ordinal);
                 assert!(
@@ -126,6 +133,14 @@ impl World {
         self.stored.push((key, place));
     }
 
+    fn landed<'a>(&mut self, messages: impl Iterator<Item = &'a Message>) {
+        for message in messages {
+            if let Some(rows) = message.key.as_ref().and_then(|key| self.in_the_air.get_mut(key)) {
+                rows.remove(&place(message));
+            }
+        }
+    }
+
     fn end(&self) -> Lsn {
         Lsn(self.log.last().map_or(0, |last| last.commit + COMMIT_BYTES))
     }
@@ -133,8 +148,8 @@ impl World {
     /// Every row is there, and of each key the first publications are in commit order.
     fn judge(&self) {
         let mut expected: HashMap<&str, Vec<Place>> = HashMap::new();
-        for Transaction { commit, keys } in &self.log {
-            for (key, ordinal) in keys.iter().zip(0..) {
+        for Transaction { commit, rows } in &self.log {
+            for ((key, _), ordinal) in rows.iter().zip(0..) {
                 expected.entry(key).or_default().push((*commit, ordinal));
             }
         }
@@ -174,6 +189,7 @@ impl SimSource {
         let mut state = world.lock().unwrap();
         state.acknowledged = state.slot;
         state.wanted.clear();
+        state.in_the_air.clear();
         let slot = state.slot;
         let coming = state.stream(slot).into_iter();
         drop(state);
@@ -230,7 +246,8 @@ impl Source for SimSource {
     }
 }
 
-/// A broker in one of two kinds: gapless for each key, or each message for itself.
+/// A broker in one of two kinds: gapless for each key of a topic, or each message for itself.
+/// Each topic is stored when it pleases.
 struct SimSink {
     world: Shared,
     limits: Limits,
@@ -243,49 +260,103 @@ impl SimSink {
             batch_messages_max: state.random.usize(1..10),
             batch_bytes_max: 1 << 20,
             lanes_max: 8,
-            keeps_key_order: state.keeps_key_order,
+            ordering: state.ordering,
+            stuck_after: state.random.bool().then(|| Duration::from_millis(20)),
         };
         drop(state);
         Self { world: Arc::clone(world), limits }
     }
 
-    /// What the broker does with a batch, and what the sink hears of it.
-    fn take(&self, batch: &[Message]) -> Result<Vec<Verdict>, Failure> {
-        let mut world = self.world.lock().unwrap();
+    /// Stores what the broker takes, of `refused` in 12 not; says which.
+    fn store(&self, world: &mut World, batch: &[Message], refused: u8) -> Vec<bool> {
+        let mut stored = vec![false; batch.len()];
+        let mut failed = HashSet::new();
+        let mut topics = TOPICS;
+        world.random.shuffle(&mut topics);
+        for topic in topics {
+            for (number, message) in batch.iter().enumerate().filter(|(_, m)| *m.topic == *topic) {
+                let place = (message.key.clone(), topic);
+                let stops = world.ordering == Ordering::KeyAndTopic && message.key.is_some();
+                let fails = stops && failed.contains(&place) || world.random.u8(..12) < refused;
+                if fails {
+                    failed.insert(place);
+                } else {
+                    world.store(message);
+                    stored[number] = true;
+                }
+            }
+        }
+        stored
+    }
+
+    /// What the broker does with a batch, and what the sink hears of it: some verdicts, and the
+    /// failure that all others get.
+    fn take(&self, batch: &[Message]) -> (Vec<(usize, Verdict)>, Option<Failure>) {
+        let world = &mut *self.world.lock().unwrap();
         let unknown = || Verdict::Unknown("no answer".into());
-        let result = match world.random.u8(..10) {
+        let absent = || Verdict::Absent("topic".into());
+        let (mut verdicts, failure): (Vec<_>, _) = match world.random.u8(..10) {
             // The connection goes before or after the broker has stored it.
             0 => {
-                if world.random.bool() {
-                    batch.iter().for_each(|message| world.store(message));
-                }
-                Err(Failure::transient("connection lost"))
+                let refused = if world.random.bool() { 2 } else { 12 };
+                let stored = self.store(world, batch, refused);
+                let heard = stored.iter().map(|stored| *stored && world.random.u8(..3) == 0);
+                let heard = heard.enumerate().filter(|(_, heard)| *heard);
+                let confirmed = heard.map(|(number, _)| (number, Verdict::Confirmed)).collect();
+                (confirmed, Some(Failure::transient("connection lost")))
             }
-            1 => Ok(batch.iter().map(|_| Verdict::Absent("topic".into())).collect()),
+            1 => ((0..batch.len()).map(|number| (number, absent())).collect(), None),
             2..=4 => {
-                let mut verdicts = Vec::with_capacity(batch.len());
-                let mut failed = false;
-                for message in batch {
-                    failed = (failed && self.limits.keeps_key_order) || world.random.u8(..4) == 0;
-                    if !failed {
-                        world.store(message);
-                    }
-                    let lost = failed || world.random.u8(..6) == 0;
-                    verdicts.push(if lost { unknown() } else { Verdict::Confirmed });
-                }
-                Ok(verdicts)
+                let stored = self.store(world, batch, 3).into_iter().map(|stored| {
+                    let heard = stored && world.random.u8(..6) > 0;
+                    if heard { Verdict::Confirmed } else { unknown() }
+                });
+                (stored.enumerate().collect(), None)
             }
             _ => {
-                batch.iter().for_each(|message| world.store(message));
-                Ok(vec![Verdict::Confirmed; batch.len()])
+                self.store(world, batch, 0);
+                ((0..batch.len()).map(|number| (number, Verdict::Confirmed)).collect(), None)
             }
         };
-        for (number, message) in batch.iter().enumerate() {
-            let confirmed =
-                result.as_ref().is_ok_and(|verdicts| verdicts[number] == Verdict::Confirmed);
-            *world.wanted.entry(place(message)).or_insert(1) -= i32::from(confirmed);
+        world.random.shuffle(&mut verdicts);
+        let mut wants: HashMap<Place, i32> =
+            batch.iter().map(|message| (place(message), 0)).collect();
+        for (number, verdict) in &verdicts {
+            wants.insert(place(&batch[*number]), i32::from(*verdict == Verdict::Confirmed));
         }
-        result
+        for (place, confirmed) in wants {
+            *world.wanted.entry(place).or_insert(1) -= confirmed;
+        }
+        (verdicts, failure)
+    }
+
+    /// What must be true of each batch.
+    fn inspect(&self, batch: &[Message]) {
+        let mut world = self.world.lock().unwrap();
+        let mut topics = HashMap::new();
+        for message in batch {
+            let place = place(message);
+            // A row is sent until it is confirmed, and never after.
+            assert!(world.wanted.get(&place).is_none_or(|left| *left == 1), "{place:?} again");
+            assert!(!world.over.contains(&place), "{place:?} again after a clean stop");
+            let Some(key) = message.key.clone() else { continue };
+            match topics.insert(key.clone(), Arc::clone(&message.topic)) {
+                None => {
+                    let before = world.in_the_air.insert(key, HashSet::from([place]));
+                    assert!(before.is_none_or(|rows| rows.is_empty()), "two batches of a key");
+                }
+                Some(topic) => {
+                    let ordered = world.ordering == Ordering::KeyAndTopic && topic == message.topic;
+                    assert!(ordered, "two rows of a key in a batch, and no order between them");
+                    world.in_the_air.entry(key).or_default().insert(place);
+                }
+            }
+        }
+    }
+
+    fn give(&self, batch: &[Message], verdicts: &Verdicts, given: Vec<(usize, Verdict)>) {
+        self.world.lock().unwrap().landed(given.iter().map(|(number, _)| &batch[*number]));
+        verdicts.give_each(given);
     }
 }
 
@@ -298,31 +369,34 @@ impl Sink for SimSink {
         Box::pin(async { Ok(Vec::new()) })
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         Box::pin(async move {
-            let (before, after) = {
-                let mut world = self.world.lock().unwrap();
-                let mut keys = HashSet::new();
-                for message in batch {
-                    let place = place(message);
-                    // A row is sent until it is confirmed, and never after.
-                    assert!(
-                        world.wanted.get(&place).is_none_or(|left| *left == 1),
-                        "{place:?} again"
-                    );
-                    assert!(!world.over.contains(&place), "{place:?} again after a clean stop");
-                    let fresh = message.key.is_none() || keys.insert(message.key.clone());
-                    assert!(fresh || self.limits.keeps_key_order, "two rows of a key in a batch");
-                }
-                let stalls = world.random.u8(..60) == 0;
-                let wait = if stalls { 40_000 } else { world.random.u64(..30) };
-                (Duration::from_millis(wait), Duration::from_millis(world.random.u64(..10)))
+            self.inspect(batch);
+            let (before, between, after) = {
+                let random = &mut self.world.lock().unwrap().random;
+                let mut wait = |stalls_one_in, usual| {
+                    let stalls = random.u8(..stalls_one_in) == 0;
+                    Duration::from_millis(if stalls { 40_000 } else { random.u64(..usual) })
+                };
+                (wait(60, 30), wait(30, 10), wait(200, 10))
             };
             tokio::time::sleep(before).await;
-            let result = self.take(batch);
+            let (mut early, failure) = self.take(batch);
+            let split = self.world.lock().unwrap().random.usize(..=early.len());
+            let late = early.split_off(split);
             // Whoever is dropped here has its rows stored and unconfirmed.
+            tokio::time::sleep(between).await;
+            self.give(batch, verdicts, early);
             tokio::time::sleep(after).await;
-            result
+            self.give(batch, verdicts, late);
+            if failure.is_some() {
+                self.world.lock().unwrap().landed(batch.iter());
+            }
+            failure.map_or(Ok(()), Err)
         })
     }
 

@@ -26,7 +26,7 @@ use self::flights::Outcome;
 use self::options::Settings;
 use self::producer::{Batching, Producers};
 use self::topics::{Topic, Topics, wire_bytes};
-use super::{Limits, OpenError, Sink, SinkConfig, Verdict};
+use super::{Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts};
 use crate::failure::Failure;
 use crate::message::Message;
 
@@ -301,7 +301,8 @@ impl Sink for KafkaSink {
             batch_messages_max: 10_000,
             batch_bytes_max: 4_000_000,
             lanes_max: 1,
-            keeps_key_order: true,
+            ordering: Ordering::KeyAndTopic,
+            stuck_after: None,
         }
     }
 
@@ -309,8 +310,16 @@ impl Sink for KafkaSink {
         Box::pin(self.examine())
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
-        Box::pin(self.publish(batch))
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let known = self.publish(batch).await?;
+            verdicts.give_each(known.into_iter().enumerate());
+            Ok(())
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

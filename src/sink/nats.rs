@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, timeout_at};
 
-use super::{Limits, OpenError, Sink, SinkConfig, Verdict};
+use super::{Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts};
 use crate::failure::{Failure, FailureKind};
 use crate::message::Message;
 
@@ -233,7 +233,8 @@ impl Sink for NatsSink {
             batch_bytes_max: BATCH_BYTES_MAX,
             lanes_max: LANES_MAX,
             // A stream that is full for one message may have room for the next.
-            keeps_key_order: false,
+            ordering: Ordering::Nothing,
+            stuck_after: None,
         }
     }
 
@@ -244,8 +245,16 @@ impl Sink for NatsSink {
         })
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
-        Box::pin(self.deliver_batch(batch))
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let known = self.deliver_batch(batch).await?;
+            verdicts.give_each(known.into_iter().enumerate());
+            Ok(())
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

@@ -33,7 +33,9 @@ use self::envelope::{Envelopes, Template};
 use self::link::Link;
 use self::publisher::{Job, Publisher};
 use self::target::{Login, Target};
-use super::{Limits, OpenError, Sink, SinkConfig, Verdict, readable, secret_option};
+use super::{
+    Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts, readable, secret_option,
+};
 use crate::duration;
 use crate::failure::{Failure, FailureKind};
 use crate::message::Message;
@@ -203,7 +205,8 @@ impl Sink for RabbitMqSink {
             batch_bytes_max: 1 << 20,
             lanes_max: LANES_MAX,
             // A nack or a return stops nothing that was published after it.
-            keeps_key_order: false,
+            ordering: Ordering::Nothing,
+            stuck_after: None,
         }
     }
 
@@ -211,8 +214,16 @@ impl Sink for RabbitMqSink {
         Box::pin(self.look())
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
-        Box::pin(self.publish(batch))
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async move {
+            let known = self.publish(batch).await?;
+            verdicts.give_each(known.into_iter().enumerate());
+            Ok(())
+        })
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

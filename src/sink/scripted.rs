@@ -2,17 +2,21 @@
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Limits, Sink, Verdict};
+use super::{Limits, Ordering, Sink, Verdict, Verdicts};
 use crate::failure::Failure;
 use crate::identity::{LogId, RowIdentity};
 use crate::message::Message;
 
 type Answer = Box<dyn FnMut(&[Message]) -> Result<Vec<Verdict>, Failure> + Send>;
+
+/// Of [`Limits::stuck_after`].
+pub(crate) const STUCK_AFTER: Duration = Duration::from_millis(100);
 
 /// Confirms everything, unless an answer is scripted or its gate is shut.
 pub(crate) struct ScriptedSink {
@@ -23,15 +27,19 @@ pub(crate) struct ScriptedSink {
     probes: Mutex<VecDeque<Failure>>,
     /// Keys whose batches wait until the gate opens.
     shut: watch::Sender<Option<&'static str>>,
+    /// Keys whose messages get no verdict until then; others of their batches do.
+    stalled: watch::Sender<Option<&'static str>>,
 }
 
 impl ScriptedSink {
-    pub(crate) fn new(keeps_key_order: bool) -> Self {
+    /// One that orders what Kafka does, or nothing.
+    pub(crate) fn new(orders: bool) -> Self {
         let limits = Limits {
             batch_messages_max: 100,
             batch_bytes_max: 1 << 20,
             lanes_max: 8,
-            keeps_key_order,
+            ordering: if orders { Ordering::KeyAndTopic } else { Ordering::Nothing },
+            stuck_after: Some(STUCK_AFTER),
         };
         Self {
             limits,
@@ -39,6 +47,7 @@ impl ScriptedSink {
             batches: Mutex::default(),
             probes: Mutex::default(),
             shut: watch::Sender::new(None),
+            stalled: watch::Sender::new(None),
         }
     }
 
@@ -59,8 +68,14 @@ impl ScriptedSink {
         self.shut.send_replace(Some(key));
     }
 
+    /// Messages with this key get no verdict until `open`.
+    pub(crate) fn stall(&self, key: &'static str) {
+        self.stalled.send_replace(Some(key));
+    }
+
     pub(crate) fn open(&self) {
         self.shut.send_replace(None);
+        self.stalled.send_replace(None);
     }
 
     pub(crate) fn batches(&self) -> Vec<Vec<(String, u64)>> {
@@ -84,7 +99,11 @@ impl Sink for ScriptedSink {
         Box::pin(async move { answer.map_or(Ok(Vec::new()), Err) })
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
         let keys: Vec<_> = batch.iter().map(|message| (key(message), row(message))).collect();
         Box::pin(async move {
             let blocked = |shut: &Option<&str>| {
@@ -92,12 +111,24 @@ impl Sink for ScriptedSink {
             };
             let mut gate = self.shut.subscribe();
             drop(gate.wait_for(|shut| !blocked(shut)).await.map(drop));
-            self.batches.lock().unwrap().push(keys);
+            self.batches.lock().unwrap().push(keys.clone());
             let answer = self.answers.lock().unwrap().pop_front();
-            match answer {
-                Some(mut answer) => answer(batch),
-                None => Ok(vec![Verdict::Confirmed; batch.len()]),
+            let known = match answer {
+                Some(mut answer) => answer(batch)?,
+                None => vec![Verdict::Confirmed; batch.len()],
+            };
+            let mut stall = self.stalled.subscribe();
+            let stalled = *stall.borrow();
+            let (late, early): (Vec<_>, Vec<_>) = known
+                .into_iter()
+                .enumerate()
+                .partition(|(number, _)| stalled.is_some_and(|key| key == keys[*number].0));
+            verdicts.give_each(early);
+            if !late.is_empty() {
+                drop(stall.wait_for(Option::is_none).await.map(drop));
+                verdicts.give_each(late);
             }
+            Ok(())
         })
     }
 

@@ -19,7 +19,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{Limits, OpenError, Sink, SinkConfig, Verdict};
+use super::{Limits, OpenError, Ordering, Sink, SinkConfig, Verdicts};
 use crate::failure::Failure;
 use crate::message::Message;
 
@@ -55,7 +55,7 @@ impl StdoutSink {
         Self { output: Arc::new(Mutex::new(Output { writer, torn: false })) }
     }
 
-    async fn deliver_batch(&self, batch: &[Message]) -> Result<Vec<Verdict>, Failure> {
+    async fn deliver_batch(&self, batch: &[Message], verdicts: &Verdicts) -> Result<(), Failure> {
         let mut lines = Vec::with_capacity(batch.len() * 256);
         for message in batch {
             serde_json::to_writer(&mut lines, &Line::of(message))
@@ -69,7 +69,10 @@ impl StdoutSink {
             output.lock().expect("a writer that panicked has ended the relay").write(&lines)
         });
         match written.await {
-            Ok(Ok(())) => Ok(vec![Verdict::Confirmed; batch.len()]),
+            Ok(Ok(())) => {
+                verdicts.confirm(0..batch.len());
+                Ok(())
+            }
             Ok(Err(error)) if error.kind() == ErrorKind::BrokenPipe => {
                 Err(Failure::definite("stdout was closed: whoever read it has ended"))
             }
@@ -197,7 +200,8 @@ impl Sink for StdoutSink {
             batch_messages_max: 1000,
             batch_bytes_max: 1 << 20,
             lanes_max: 1,
-            keeps_key_order: true,
+            ordering: Ordering::Whole,
+            stuck_after: None,
         }
     }
 
@@ -210,8 +214,12 @@ impl Sink for StdoutSink {
         Box::pin(async move { Ok(warnings) })
     }
 
-    fn deliver<'a>(&'a self, batch: &'a [Message]) -> BoxFuture<'a, Result<Vec<Verdict>, Failure>> {
-        Box::pin(self.deliver_batch(batch))
+    fn deliver<'a>(
+        &'a self,
+        batch: &'a [Message],
+        verdicts: &'a Verdicts,
+    ) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(self.deliver_batch(batch, verdicts))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

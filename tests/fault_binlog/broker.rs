@@ -10,7 +10,7 @@ use crate::support::process::eventually;
 use crate::support::stage::{AGGREGATE_TYPE, PATIENCE, Stage};
 
 /// What the log says at the first failed delivery.
-const RETRY_LINE: &str = "the sink does not confirm, retrying";
+const RETRY_LINE: &str = "the sink does not confirm";
 
 fn recovers(version: Version, kind: Kind) {
     if version.is_left_out() {

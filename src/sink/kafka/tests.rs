@@ -103,7 +103,7 @@ async fn behind_an_oversize_message_nothing_of_its_key_is_sent() {
     let mut batch = ["a", "b", "a"].map(|key| message(key, 1));
     batch[0].value = Some(vec![b'x'; 2000].into());
     // when
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     // then the later one of its key waits for what becomes of it, and nobody else does
     let [Verdict::Rejected(_), Verdict::Confirmed, Verdict::Unknown(_)] = &verdicts[..] else {
         panic!("{verdicts:?}")

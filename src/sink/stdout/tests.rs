@@ -2,6 +2,7 @@ use super::*;
 use crate::failure::FailureKind;
 use crate::identity::{LogId, RowIdentity};
 use crate::message::Header;
+use crate::sink::Verdict;
 
 fn message(value: Option<&'static [u8]>) -> Message {
     Message {
@@ -54,7 +55,8 @@ async fn a_line_parses_back_to_its_message() {
     let shared = Shared::default();
     let sink = StdoutSink::writing_to(Box::new(shared.clone()));
 
-    let verdicts = sink.deliver(&[message(Some(br#"{"a":1.50}"#)), message(None)]).await.unwrap();
+    let verdicts =
+        sink.deliver_all(&[message(Some(br#"{"a":1.50}"#)), message(None)]).await.unwrap();
 
     assert_eq!(verdicts, [Verdict::Confirmed, Verdict::Confirmed]);
     let text = shared.text();
@@ -110,14 +112,14 @@ async fn a_closed_stdout_is_definite_and_a_full_disk_is_not() {
     let sink = StdoutSink::writing_to(Box::new(shared.clone()));
     *shared.failures.lock().unwrap() = vec![ErrorKind::StorageFull, ErrorKind::BrokenPipe];
 
-    let closed = sink.deliver(&[message(None)]).await.unwrap_err();
+    let closed = sink.deliver_all(&[message(None)]).await.unwrap_err();
     assert_eq!(closed.kind(), FailureKind::Definite);
     assert!(closed.to_string().contains("stdout was closed"));
 
-    let full = sink.deliver(&[message(None)]).await.unwrap_err();
+    let full = sink.deliver_all(&[message(None)]).await.unwrap_err();
     assert_eq!(full.kind(), FailureKind::Transient);
 
-    sink.deliver(&[message(None)]).await.unwrap();
+    sink.deliver_all(&[message(None)]).await.unwrap();
     let text = shared.text();
     let last = text.lines().last().unwrap();
     assert!(serde_json::from_str::<serde_json::Value>(last).is_ok(), "no half line before it");
