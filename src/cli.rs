@@ -119,6 +119,10 @@ pub(crate) struct SourceFlags {
     /// Outbox table [default: public.outbox; MySQL: outbox in the URL's database]
     #[arg(long)]
     table: Option<String>,
+    /// Name of this relay for logs, metrics and the broker; MySQL: of its position [default: the
+    /// slot; MySQL: walpost]
+    #[arg(long)]
+    name: Option<String>,
 }
 
 /// Where rows come from and go to.
@@ -129,10 +133,6 @@ pub(crate) struct RelayFlags {
     /// Broker: kafka://HOST:9092, amqp://HOST, nats://HOST:4222, stdout://
     #[arg(long, value_name = "URL")]
     sink: Option<String>,
-    /// Name of this relay for logs, metrics and the broker; MySQL: of its position [default: the
-    /// slot; MySQL: walpost]
-    #[arg(long)]
-    name: Option<String>,
 }
 
 /// Does what was typed.
@@ -228,6 +228,7 @@ impl SourceFlags {
             flag("--slot", "source.slot", &self.slot),
             flag("--publication", "source.publication", &self.publication),
             flag("--table", "source.table", &self.table),
+            flag("--name", "relay.name", &self.name),
         ]
         .into_iter()
         .flatten()
@@ -239,7 +240,6 @@ impl RelayFlags {
     fn settings(&self) -> Vec<Flag> {
         let mut flags = self.source.settings();
         flags.extend(flag("--sink", "sink.url", &self.sink));
-        flags.extend(flag("--name", "relay.name", &self.name));
         flags
     }
 }

@@ -7,6 +7,7 @@ mod docs;
 mod end_to_end;
 mod fault_binlog;
 mod fault_broker;
+mod fault_catalog;
 mod fault_connection;
 mod fault_database;
 mod fault_idle;

@@ -19,6 +19,13 @@ fn relays(version: Version) {
 }
 
 #[test]
+fn committed_rows_of_version_19_arrive() {
+    if !Version::V19.is_left_out() {
+        relays(Version::V19);
+    }
+}
+
+#[test]
 fn committed_rows_of_version_18_arrive() {
     relays(Version::V18);
 }

@@ -48,6 +48,7 @@ fn bench(prefix: &str) -> Bench {
         ack_interval: Duration::from_secs(3600),
         row_bytes_max: 1 << 20,
         let_go_after: Duration::from_secs(3600),
+        former_name: None,
     };
     let outbox = OutboxSettings {
         columns: Columns::debezium(),

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::Args;
-use walpost::config::{SourceSettings, Values};
+use walpost::config::{OutboxSettings, SourceSettings, Values};
 use walpost::source::{Finding, Standing};
+use walpost::{Column, Columns, Role};
 
 use super::{SourceFlags, print};
 
@@ -67,6 +68,25 @@ pub(crate) async fn init(values: &Values, flags: &InitFlags) -> anyhow::Result<E
 /// One line of the report, at once: the slot may take a while.
 fn say(line: &str) -> anyhow::Result<()> {
     print(&format!("{line}\n"))
+}
+
+/// Fails where a table would be made for a mapping: its layout is another program's, which makes it
+/// by its own migrations.
+fn refuse_mapped_table(outbox: &OutboxSettings, table: &str) -> anyhow::Result<()> {
+    let own = Columns::debezium();
+    let is_own = |column: &Column| {
+        matches!(column.role, Role::Extra(_))
+            || own.iter().any(|own| own.role == column.role && own.name == column.name)
+    };
+    let Some(foreign) = outbox.columns.iter().find(|column| !is_own(column)) else {
+        return Ok(());
+    };
+    bail!(
+        "there is no table {table}, and outbox.columns names another layout than walpost's own \
+         (column {}), which walpost does not make\n  fix: let the program or library that owns the \
+         table make it, then run init again; or run the statement that walpost init --print shows",
+        foreign.name
+    )
 }
 
 fn count(rows: i64) -> String {

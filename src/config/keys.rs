@@ -80,6 +80,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("source.ack_interval", Kind::Duration, "100ms"),
     key("source.row_bytes_max", Kind::Size, "64MiB"),
     of_postgres(key("source.let_go_after", Kind::Duration, "30s")),
+    of_postgres(open("source.former_name", Kind::Text)),
     of_mysql(open("source.server_id", Kind::Number)),
     of_mysql(key("source.position", Kind::Secret, "source")),
     of_mysql(key("source.initial", Kind::Text, "publish")),

@@ -22,6 +22,9 @@ pub struct PostgresSettings {
     /// How long a connection is kept without any confirm while rows wait: the server cannot shut
     /// down while it waits for one.
     pub let_go_after: Duration,
+    /// Another name that the table had while rows that are still to be read were written: those
+    /// count as the outbox's too.
+    pub former_name: Option<QualifiedName>,
 }
 
 impl Values {
@@ -38,6 +41,11 @@ impl Values {
             // PostgreSQL's own largest field is 1 GB.
             row_bytes_max: self.size("source.row_bytes_max", 1024..=GIB)?,
             let_go_after: self.duration("source.let_go_after", Duration::from_secs(1))?,
+            former_name: self
+                .text("source.former_name")?
+                .map(|name| QualifiedName::parse(&name))
+                .transpose()
+                .map_err(|problem| self.refuse("source.former_name", problem))?,
         })
     }
 

@@ -5,11 +5,14 @@
 //! | `conninfo`, `connect`, `tls`, `auth`, `wire`, `sql` | a connection that is logged in |
 //! | `inspect`, `precondition` | what the catalog says, and whether that will do |
 //! | `session` | from "connect" to a stream that may be read |
+//! | `watch`, `catalog` | the catalog while connected: what changed, and whether a row was missed |
 //! | `reader`, `streaming`, `intake` | the thread that reads it, and how |
-//! | `frame`, `pgoutput`, `relation`, `value`, `decoder` | bytes to rows: pure |
+//! | `frame`, `pgoutput`, `relation`, `value`, `commit_time`, `decoder` | bytes to rows: pure |
 //! | `resume` | what a new connection repeats: pure |
 
 mod auth;
+mod catalog;
+mod commit_time;
 mod connect;
 mod conninfo;
 pub(crate) mod decoder;
@@ -30,6 +33,7 @@ mod sql;
 mod streaming;
 mod tls;
 pub(crate) mod value;
+mod watch;
 mod wire;
 
 use std::sync::Arc;
@@ -52,7 +56,7 @@ use crate::config::{OutboxSettings, PostgresSettings};
 use crate::failure::Failure;
 use crate::identity::LogId;
 use decoder::Decoder;
-use reader::{Reader, Shared};
+use reader::{Reader, Shared, Watching};
 use resume::Resume;
 
 /// A replication slot, read as outbox rows.
@@ -95,6 +99,7 @@ impl PostgresSource {
             decoder,
             system: None,
             received: Lsn(0),
+            watching: Watching::default(),
         };
         handle::spawn(move || reader.run())?;
         Ok(Self { shared, reader: handle, resume: Resume::default() })

@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use super::{BIN, Server, walpost};
+use crate::support::postgres::Version;
 use crate::support::process::{Process, eventually, free_port, scratch};
 
 #[test]
@@ -28,7 +29,7 @@ fn check_names_each_failure_of_table_and_columns() {
             "payload is integer[], and must be one of jsonb, json, text, character varying, bytea",
         )
         .says("created_at is date, and must be one of timestamp with time zone")
-        .says("fix: set outbox.columns.created_at to another column, or ALTER TABLE");
+        .says("fix: set outbox.columns.created_at to another column\n");
     case.sql(
         "CREATE DOMAIN body AS jsonb; CREATE DOMAIN inner_body AS body; \
               ALTER TABLE outbox ALTER COLUMN payload TYPE inner_body USING NULL, \
@@ -141,4 +142,96 @@ fn a_database_that_accepts_and_says_nothing_is_given_up() {
     walpost(&["check", "--sink", "null://"], &[("WALPOST_SOURCE", &url)])
         .exits(1)
         .says("did not log us in within 5s");
+}
+
+#[test]
+fn a_slot_with_two_phase_is_refused() {
+    let case = Server::shared().database().ready();
+    case.sql(
+        "SELECT pg_drop_replication_slot(current_database()); SELECT \
+         pg_create_logical_replication_slot(current_database(), 'pgoutput', twophase => true)",
+    );
+    case.check(&[])
+        .exits(1)
+        .says("has two_phase, which sends transactions before their commit")
+        .says("set source.slot to another name, then walpost init");
+}
+
+#[test]
+fn a_generated_column_that_is_not_sent_is_refused() {
+    let case = Server::shared().database().ready();
+    case.sql(
+        "ALTER TABLE outbox DROP COLUMN topic, \
+         ADD COLUMN topic text GENERATED ALWAYS AS ('t.' || aggregatetype) STORED",
+    );
+    case.check(&[])
+        .exits(1)
+        .says("topic is a generated column, which walpost does not send")
+        .says("set outbox.columns.topic to another column")
+        .says("SET (publish_generated_columns = stored)");
+}
+
+#[test]
+fn tables_below_the_outbox_that_hide_rows_are_refused() {
+    let case = Server::shared().database();
+    case.sql(
+        "CREATE TABLE outbox (id uuid, aggregatetype text, aggregateid text, type text, \
+         payload jsonb, part int) PARTITION BY LIST (part); \
+         CREATE TABLE outbox_0 PARTITION OF outbox FOR VALUES IN (0) PARTITION BY LIST (part); \
+         CREATE UNLOGGED TABLE outbox_00 PARTITION OF outbox_0 FOR VALUES IN (0)",
+    );
+    case.walpost(&["init"])
+        .exits(1)
+        .says("partition public.outbox_00 of public.outbox is unlogged");
+    case.sql("ALTER TABLE outbox_00 SET LOGGED");
+    case.walpost(&["init"]).exits(0);
+    case.check(&[]).exits(0).says("warn  row_movement").says("published again");
+    case.check(&["--table", "outbox_00"])
+        .exits(1)
+        .says("public.outbox_00 is a partition, and walpost publishes its rows as public.outbox's");
+    case.sql(
+        "CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER nowhere FOREIGN DATA WRAPPER nowhere; \
+         CREATE FOREIGN TABLE outbox_1 PARTITION OF outbox FOR VALUES IN (1) SERVER nowhere",
+    );
+    case.check(&[]).exits(1).says("partition public.outbox_1 of public.outbox is a foreign table");
+
+    let case = Server::shared().database().ready();
+    case.sql("CREATE TABLE outbox_old () INHERITS (outbox)");
+    case.check(&[])
+        .exits(1)
+        .says("public.outbox has children by inheritance (public.outbox_old)")
+        .says("ALTER TABLE public.outbox_old NO INHERIT public.outbox");
+}
+
+#[test]
+fn settings_that_make_a_relay_harmful_are_warned_of() {
+    let settings = ["wal_level=logical", "synchronous_standby_names=*", "synchronous_commit=local"];
+    let server = Server::start(&settings);
+    let case = server.database().ready();
+    case.check(&[])
+        .exits(0)
+        .says("warn  synchronous_standby_names")
+        .says("with the broker away, every COMMIT waits for it");
+}
+
+#[test]
+fn version_19_may_leave_tables_out_and_raises_wal_level_by_itself() {
+    if Version::V19.is_left_out() {
+        return;
+    }
+    let server = Server::of(&Version::V19.programs(), &["wal_level=replica"]);
+    let case = server.database();
+    case.check(&[]).says("ok    wal_level      replica, which the first logical slot raises");
+    case.walpost(&["init"]).exits(0);
+    case.check(&[]).exits(0).says("ok    wal_level      replica, which a logical slot has raised");
+    case.sql(
+        "DROP PUBLICATION walpost; CREATE PUBLICATION walpost FOR ALL TABLES \
+         EXCEPT (TABLE outbox) WITH (publish = 'insert')",
+    );
+    case.check(&[])
+        .exits(1)
+        .says("walpost is for all tables except public.outbox")
+        .says("ALTER PUBLICATION walpost SET ALL TABLES");
+    case.sql("ALTER PUBLICATION walpost SET ALL TABLES");
+    case.check(&[]).exits(0).says("ok    publication");
 }

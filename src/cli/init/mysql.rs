@@ -15,7 +15,7 @@ use walpost::source::mysql::inspect::{self, PositionTable, ServerState};
 use walpost::source::mysql::snapshot::{self, BinlogPoint};
 use walpost::source::mysql::{Flavor, precondition};
 
-use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, say};
+use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, refuse_mapped_table, say};
 
 mod script;
 
@@ -78,6 +78,7 @@ impl Init<'_> {
         let plain = name.plain_mysql();
         let found = inspect::table(source, name).await?;
         if found.is_none() {
+            refuse_mapped_table(&self.outbox, &plain)?;
             execute(source, self.script.outbox(), &format!("create table {plain}")).await?;
             return say(&format!("created  table {plain}"));
         }

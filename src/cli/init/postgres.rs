@@ -8,10 +8,10 @@ use tokio_postgres::error::SqlState;
 use walpost::config::{OutboxSettings, PostgresSettings, plain_identifier};
 use walpost::source::Standing;
 use walpost::source::postgres::SqlClient;
-use walpost::source::postgres::inspect::{self, ServerState};
+use walpost::source::postgres::inspect::{self, ServerState, SlotState};
 use walpost::source::postgres::precondition;
 
-use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, say};
+use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, refuse_mapped_table, say};
 
 mod script;
 
@@ -52,6 +52,13 @@ impl Init<'_> {
         let server = inspect::server(&self.client).await?;
         self.refuse_server(&server)?;
         let slot = inspect::slot(&self.client, &self.settings.slot).await?;
+        // Before anything is made: a slot's name is one for all databases of a server, and that of
+        // another database is not ours to speak of.
+        let is_other = |slot: &SlotState| slot.database.as_deref() != Some(&server.database);
+        if slot.as_ref().is_some_and(is_other) {
+            let findings = precondition::judge_slot(&self.settings, &server, slot.as_ref());
+            return refuse(findings, Standing::Fail);
+        }
         self.table().await?;
         self.publication(&server, slot.is_some()).await?;
         self.role().await?;
@@ -85,6 +92,7 @@ impl Init<'_> {
         let name = &self.settings.table;
         let found = inspect::table(&self.client, name).await?;
         if found.is_none() {
+            refuse_mapped_table(&self.outbox, &name.to_string())?;
             let what = format!("could not create table {name}");
             self.client.batch_execute(self.script.table()).await.context(what)?;
             say(&format!("created  table {name}"))?;
@@ -111,10 +119,12 @@ impl Init<'_> {
             if has_slot {
                 let slot = &self.settings.slot;
                 bail!(
-                    "slot {slot} is there, but publication {plain} is not, and a slot cannot see \
-                     a publication that is made after it\n  fix: SELECT \
-                     pg_drop_replication_slot('{slot}'); then run init again. Rows that were \
-                     written since the slot was made will not be published."
+                    "slot {slot} of database {database} is there, but publication {plain} is not, \
+                     and a slot cannot see a publication that is made after it\n  fix: run init \
+                     with another --slot; or, if nobody reads this one in database {database}: \
+                     SELECT pg_drop_replication_slot('{slot}'); then run init again. Rows that were \
+                     written since the slot was made will not be published.",
+                    database = server.database,
                 );
             }
             let what = format!("could not create publication {plain}");

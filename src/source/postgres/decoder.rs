@@ -14,10 +14,12 @@
 
 use bytes::Bytes;
 
+use super::commit_time::{CommitTime, CommitTimes};
 use super::lsn::Lsn;
 use super::pgoutput::{Begin, Commit, Datum, Insert, MalformedError, Message, RelationColumn};
 use super::relation::{Known, Plan, PlannedColumn, RelationError, Relations, TypeKinds};
 use super::value::{Scratch, ValueError};
+use crate::config::QualifiedName;
 use crate::identity::{LogId, RowIdentity};
 use crate::outbox::{Columns, OutboxRow, Role};
 use crate::source::Change;
@@ -110,12 +112,15 @@ pub struct Decoder {
     relations: Relations,
     open: Option<Transaction>,
     ignored: IgnoredCounts,
+    times: CommitTimes,
     scratch: Scratch,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Transaction {
     begin: Begin,
+    /// When it was committed, as far as that can be believed.
+    time: CommitTime,
     /// Ordinal of its next outbox row.
     ordinal: u32,
 }
@@ -129,6 +134,7 @@ impl Decoder {
             relations: Relations::new(schema, table, columns),
             open: None,
             ignored: IgnoredCounts::default(),
+            times: CommitTimes::default(),
             scratch: Scratch::default(),
         }
     }
@@ -139,6 +145,38 @@ impl Decoder {
         self.log = log;
         self.open = None;
         self.relations.clear();
+    }
+
+    /// Takes rows of the same table under this name for rows of the outbox too.
+    pub(crate) fn set_former_name(&mut self, name: Option<QualifiedName>) {
+        self.relations.set_former_name(name);
+    }
+
+    /// What the catalog says now: the outbox's oid, and those of its partitions. A row of that
+    /// oid under another name is an error from here on, and one of a partition is the outbox's.
+    pub(crate) fn set_catalog(&mut self, oid: u32, leaves: &[u32]) {
+        self.relations.set_catalog(oid, leaves);
+    }
+
+    /// Whether something came about which the catalog should be asked before the rows that were
+    /// decoded are handed on: an announcement of the outbox, or a table that may be a part of it.
+    pub(crate) fn take_news(&mut self) -> bool {
+        self.relations.take_news()
+    }
+
+    /// Names of tables whose first row was left out since the last call: a few, not all.
+    pub(crate) fn take_left_out(&mut self) -> Vec<String> {
+        self.relations.take_left_out()
+    }
+
+    /// Takes the time of receipt, which stands for a commit time that cannot be true.
+    pub(crate) fn set_clock(&mut self, unix_micros: i64) {
+        self.times.set_clock(unix_micros);
+    }
+
+    /// How many rows got the time of receipt for their commit time.
+    pub(crate) fn replaced_times(&self) -> u64 {
+        self.times.replaced
     }
 
     /// Adds kinds of types that [`RelationError::UnknownTypes`] asked for; kept until
@@ -221,7 +259,7 @@ impl Decoder {
                 }
                 self.ignored.messages += 1;
             }
-            Message::Origin => self.inside("Origin").map(drop)?,
+            Message::Origin => self.origin()?,
             Message::Type => self.inside("Type").map(drop)?,
             Message::StreamAbort => self.ignored.stream_aborts += 1,
         }
@@ -232,7 +270,16 @@ impl Decoder {
         if self.open.is_some() {
             return Err(DecodeError::Order { message: "Begin", place: "inside a transaction" });
         }
-        self.open = Some(Transaction { begin, ordinal: 0 });
+        let time = self.times.of(&begin);
+        self.open = Some(Transaction { begin, time, ordinal: 0 });
+        Ok(())
+    }
+
+    /// Comes before any row, where the transaction itself was replicated from elsewhere.
+    fn origin(&mut self) -> Result<(), DecodeError> {
+        let mut open = self.inside("Origin")?;
+        open.time = self.times.of_origin(&open.begin);
+        self.open = Some(open);
         Ok(())
     }
 
@@ -263,11 +310,12 @@ impl Decoder {
         message: &Bytes,
         insert: &Insert<'_>,
     ) -> Result<Option<OutboxRow>, DecodeError> {
-        let Transaction { begin, ordinal } = self.inside("Insert")?;
+        let Transaction { begin, time, ordinal } = self.inside("Insert")?;
         let plan = match self.relations.find(insert.relation) {
             Some(Known::Outbox(plan)) => plan,
             Some(Known::Other) => {
                 insert.new.check()?;
+                self.relations.leave_out(insert.relation)?;
                 self.ignored.foreign += 1;
                 return Ok(None);
             }
@@ -278,7 +326,7 @@ impl Decoder {
             return Err(DecodeError::TooManyRows { transaction });
         };
         let identity = RowIdentity { log: self.log, transaction: transaction.0, ordinal };
-        let mut row = OutboxRow::new(identity, begin.committed_at_micros);
+        let mut row = OutboxRow::new(identity, time.unix_micros);
         fill(&mut row, plan, insert, message, &mut self.scratch).map_err(|error| match error {
             FillError::Malformed(error) => error.into(),
             FillError::ColumnCount => DecodeError::ColumnCount {
@@ -290,7 +338,8 @@ impl Decoder {
                 DecodeError::Value { table: self.table_name(), column, source }
             }
         })?;
-        self.open = Some(Transaction { begin, ordinal: next });
+        self.open = Some(Transaction { begin, time, ordinal: next });
+        self.times.replaced += u64::from(time.is_replaced);
         Ok(Some(row))
     }
 

@@ -43,6 +43,32 @@ pub enum PostgresError {
         /// What is safe.
         acknowledged: Lsn,
     },
+    /// The catalog changed between two looks so that rows may not have been published meanwhile.
+    #[error(
+        "{what} since the last look at the catalog (log position {since}): rows that were written \
+         to {table} in between may not be in what slot \"{slot}\" reads, and no retry brings them. \
+         Compare the table with what arrived and publish what is missing by hand; then restart \
+         walpost, which goes on. Make such a change in one transaction, or while nobody writes"
+    )]
+    Gap {
+        /// What happened, to which object.
+        what: String,
+        /// The outbox.
+        table: String,
+        /// Name of the slot.
+        slot: String,
+        /// Up to here nothing was missed.
+        since: Lsn,
+    },
+    /// Rows wait for a look at the catalog.
+    #[error("no answer about the catalog within {after:?}, which rows of the outbox wait for")]
+    CatalogSilent {
+        /// The limit.
+        after: Duration,
+    },
+    /// A stream that is open would keep it from doing so.
+    #[error("the server is shutting down, so the connection to it was closed")]
+    ShuttingDown,
     /// Another cluster answers under the same address.
     #[error(
         "the server is another one than before: system identifier {found}, was {expected}. \
@@ -132,8 +158,12 @@ impl PostgresError {
         match self {
             Self::Connect(error) => error.kind(),
             Self::Wire(error) => wire_kind(error),
-            Self::Catalog(_) | Self::LetGo { .. } => FailureKind::Transient,
+            Self::Catalog(_)
+            | Self::CatalogSilent { .. }
+            | Self::ShuttingDown
+            | Self::LetGo { .. } => FailureKind::Transient,
             Self::Precondition(_)
+            | Self::Gap { .. }
             | Self::Publication { .. }
             | Self::OtherSystem { .. }
             | Self::OtherTimeline { .. }

@@ -34,6 +34,14 @@ pub struct ServerState {
     pub version_text: String,
     /// `replica`, `logical` or `minimal`.
     pub wal_level: String,
+    /// `effective_wal_level`, from PostgreSQL 19 on: the first logical slot raises it.
+    pub effective_wal_level: Option<String>,
+    /// `synchronous_standby_names`.
+    pub synchronous_standby_names: String,
+    /// `application_name` of this connection, by which the server chooses synchronous standbys.
+    pub application_name: String,
+    /// `idle_replication_slot_timeout` (18+) in seconds; 0 is none.
+    pub idle_slot_seconds_max: i64,
     /// `max_slot_wal_keep_size` in megabytes; -1 is no limit.
     pub slot_wal_keep_megabytes_max: i64,
     /// `max_replication_slots`.
@@ -66,7 +74,12 @@ pub async fn server(client: &Client) -> Result<ServerState, Error> {
              pg_is_in_recovery(), current_database()::text, current_user::text, \
              (SELECT rolreplication OR rolsuper FROM pg_roles WHERE rolname = current_user) \
              OR EXISTS (SELECT FROM pg_roles WHERE rolname = 'rds_replication' \
-                        AND pg_has_role(current_user, oid, 'member'))",
+                        AND pg_has_role(current_user, oid, 'member')), \
+             current_setting('effective_wal_level', true), \
+             current_setting('synchronous_standby_names'), \
+             current_setting('application_name'), \
+             extract(epoch FROM \
+                 current_setting('idle_replication_slot_timeout', true)::interval)::int8",
             &[],
         )
         .await?;
@@ -82,6 +95,10 @@ pub async fn server(client: &Client) -> Result<ServerState, Error> {
         database: row.get(7),
         role: row.get(8),
         may_replicate: row.get(9),
+        effective_wal_level: row.get(10),
+        synchronous_standby_names: row.get(11),
+        application_name: row.get(12),
+        idle_slot_seconds_max: row.get::<_, Option<i64>>(13).unwrap_or(0),
     })
 }
 
@@ -98,6 +115,21 @@ pub struct ColumnState {
     pub type_name: String,
     /// Of a domain the type that it ends in, else the type itself.
     pub base_type_name: String,
+    /// `pg_attribute.attgenerated`: `s`tored, `v`irtual, or a space.
+    pub generated: char,
+}
+
+/// A table below the outbox: a partition with rows of its own, or a child by inheritance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeafState {
+    /// `pg_class.oid`.
+    pub oid: u32,
+    /// Schema and name, quoted.
+    pub name: String,
+    /// `pg_class.relkind`: `r`elation or `f`oreign.
+    pub kind: char,
+    /// `pg_class.relpersistence`.
+    pub persistence: char,
 }
 
 /// The outbox table.
@@ -111,6 +143,8 @@ pub struct TableState {
     pub persistence: char,
     /// The columns, in their order.
     pub columns: Vec<ColumnState>,
+    /// The tables below it that hold rows.
+    pub leaves: Vec<LeafState>,
 }
 
 /// Reads the table and its columns; `None` where there is no such table.
@@ -135,7 +169,8 @@ pub async fn table(client: &Client, name: &QualifiedName) -> Result<Option<Table
              (WITH RECURSIVE base(oid, next) AS ( \
                 SELECT t.oid, t.typbasetype \
                 UNION ALL SELECT b.oid, b.typbasetype FROM base JOIN pg_type b ON b.oid = next) \
-              SELECT format_type(oid, NULL) FROM base WHERE next = 0) \
+              SELECT format_type(oid, NULL) FROM base WHERE next = 0), \
+             a.attgenerated::text \
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
              WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
             &[&oid],
@@ -149,10 +184,36 @@ pub async fn table(client: &Client, name: &QualifiedName) -> Result<Option<Table
             type_kind: character(row, 2),
             type_name: row.get(3),
             base_type_name: row.get(4),
+            generated: character(row, 5),
         })
         .collect();
     let (kind, persistence) = (character(&found, 1), character(&found, 2));
-    Ok(Some(TableState { oid, kind, persistence, columns }))
+    let leaves = leaves(client, oid).await?;
+    Ok(Some(TableState { oid, kind, persistence, columns, leaves }))
+}
+
+/// The tables below another that hold rows; not the temporary ones of other sessions.
+async fn leaves(client: &Client, oid: u32) -> Result<Vec<LeafState>, Error> {
+    let rows = client
+        .query(
+            "WITH RECURSIVE below AS ( \
+               SELECT inhrelid AS oid FROM pg_inherits WHERE inhparent = $1 \
+               UNION SELECT i.inhrelid FROM below JOIN pg_inherits i ON i.inhparent = below.oid) \
+             SELECT c.oid, format('%I.%I', n.nspname, c.relname), c.relkind::text, \
+               c.relpersistence::text \
+             FROM below JOIN pg_class c ON c.oid = below.oid \
+             JOIN pg_namespace n ON n.oid = c.relnamespace \
+             WHERE c.relkind <> 'p' AND c.relpersistence <> 't' ORDER BY c.oid",
+            &[&oid],
+        )
+        .await?;
+    let leaf = |row: &Row| LeafState {
+        oid: row.get(0),
+        name: row.get(1),
+        kind: character(row, 2),
+        persistence: character(row, 3),
+    };
+    Ok(rows.iter().map(leaf).collect())
 }
 
 /// How many rows the table has, counted up to `most`.
@@ -167,22 +228,42 @@ pub async fn row_count(client: &Client, name: &QualifiedName, most: i64) -> Resu
 /// A publication, seen from one table.
 #[derive(Debug, Clone)]
 pub struct PublicationState {
-    /// What it publishes of each change.
+    /// Whether it publishes INSERT.
     pub inserts: bool,
-    /// Likewise.
+    /// Whether it publishes UPDATE.
     pub updates: bool,
-    /// Likewise.
+    /// Whether it publishes DELETE.
     pub deletes: bool,
-    /// Likewise.
+    /// Whether it publishes TRUNCATE.
     pub truncates: bool,
     /// `publish_via_partition_root`.
     pub via_partition_root: bool,
-    /// Whether the table is in it, by itself, its schema or `FOR ALL TABLES`.
+    /// Whether the table is in it: by itself, its schema, `FOR ALL TABLES`, or as a partition.
     pub covers_table: bool,
+    /// Whether it is `FOR ALL TABLES EXCEPT` this one (19+).
+    pub excepts_table: bool,
+    /// The table above it, quoted, in whose name its rows are published.
+    pub published_as: Option<String>,
+    /// `publish_generated_columns = stored` (18+).
+    pub generated_columns: bool,
+    /// Further tables that were added by name, quoted, at most eight.
+    pub others: Vec<String>,
     /// Columns that it is limited to (15+).
     pub columns: Option<Vec<String>>,
     /// Row filter (15+).
     pub row_filter: Option<String>,
+}
+
+impl PublicationState {
+    /// Whether inserts are sent with this column.
+    pub(crate) fn sends(&self, column: &ColumnState) -> bool {
+        match (&self.columns, column.generated) {
+            (_, 'v') => false,
+            (Some(list), _) => list.contains(&column.name),
+            (None, 's') => self.generated_columns,
+            (None, _) => true,
+        }
+    }
 }
 
 /// Reads the publication; `None` where there is no such one.
@@ -195,34 +276,29 @@ pub async fn publication(
     name: &str,
     table_oid: u32,
 ) -> Result<Option<PublicationState>, Error> {
-    let publication = client
-        .query_opt(
-            "SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, \
-             puballtables OR EXISTS (SELECT FROM pg_publication_rel r \
-                                     WHERE r.prpubid = p.oid AND r.prrelid = $2) \
-             FROM pg_publication p WHERE pubname = $1",
-            &[&name, &table_oid],
-        )
-        .await?;
-    let Some(row) = publication else { return Ok(None) };
+    let Some(row) = client.query_opt(&publication_query(version), &[&name, &table_oid]).await?
+    else {
+        return Ok(None);
+    };
     let mut state = PublicationState {
         inserts: row.get(0),
         updates: row.get(1),
         deletes: row.get(2),
         truncates: row.get(3),
         via_partition_root: row.get(4),
-        covers_table: row.get(5),
+        generated_columns: row.get(5),
+        covers_table: row.get(6),
+        excepts_table: row.get(7),
+        published_as: row.get(8),
+        others: row.get(9),
         columns: None,
         row_filter: None,
     };
-    // PostgreSQL 15 brought whole schemas, column lists and row filters.
+    // PostgreSQL 15 brought column lists and row filters.
     if version >= 150_000 {
         let row = client
             .query_one(
-                "SELECT EXISTS (SELECT FROM pg_publication_namespace s \
-                   JOIN pg_class c ON c.relnamespace = s.pnnspid \
-                   WHERE s.pnpubid = p.oid AND c.oid = $2), \
-                 (SELECT pg_get_expr(prqual, prrelid) FROM pg_publication_rel r \
+                "SELECT (SELECT pg_get_expr(prqual, prrelid) FROM pg_publication_rel r \
                    WHERE r.prpubid = p.oid AND r.prrelid = $2), \
                  (SELECT array_agg(a.attname::text) FROM pg_publication_rel r \
                    JOIN pg_attribute a ON a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs) \
@@ -231,11 +307,52 @@ pub async fn publication(
                 &[&name, &table_oid],
             )
             .await?;
-        state.covers_table |= row.get::<_, bool>(0);
-        state.row_filter = row.get(1);
-        state.columns = row.get(2);
+        state.row_filter = row.get(0);
+        state.columns = row.get(1);
     }
     Ok(Some(state))
+}
+
+/// Of a publication (`$1`) seen from a table (`$2`) and the tables that this is a partition of.
+///
+/// Not from `pg_publication_tables`: that opens every table that is published, and so waits for
+/// any `ALTER TABLE` in the database. Columns that came with later versions are read by way of
+/// JSON, so that one text serves all.
+fn publication_query(version: u32) -> String {
+    let by_schema = match version {
+        150_000.. => {
+            "OR EXISTS (SELECT FROM pg_publication_namespace s \
+             WHERE s.pnpubid = p.oid AND s.pnnspid = up.relnamespace)"
+        }
+        _ => "",
+    };
+    format!(
+        "WITH RECURSIVE up AS ( \
+           SELECT oid, relnamespace, relname, relispartition, 0 AS distance \
+             FROM pg_class WHERE oid = $2 \
+           UNION ALL \
+           SELECT c.oid, c.relnamespace, c.relname, c.relispartition, distance + 1 \
+             FROM up JOIN pg_inherits i ON i.inhrelid = up.oid AND up.relispartition \
+             JOIN pg_class c ON c.oid = i.inhparent), \
+         p AS (SELECT *, oid AS id FROM pg_publication WHERE pubname = $1), \
+         rel AS (SELECT r.*, coalesce((to_jsonb(r)->>'prexcept')::boolean, false) AS excepted \
+                   FROM pg_publication_rel r JOIN p ON r.prpubid = p.id), \
+         excepted AS (SELECT FROM rel JOIN up ON rel.prrelid = up.oid WHERE rel.excepted), \
+         member AS (SELECT up.* FROM p, up \
+                     WHERE EXISTS (SELECT FROM rel WHERE prrelid = up.oid AND NOT excepted) \
+                        OR p.puballtables AND NOT EXISTS (SELECT FROM excepted) {by_schema}) \
+         SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot, \
+           coalesce(to_jsonb(p)->>'pubgencols' = 's', false), \
+           EXISTS (SELECT FROM member), EXISTS (SELECT FROM excepted), \
+           (SELECT format('%I.%I', n.nspname, m.relname) \
+              FROM member m JOIN pg_namespace n ON n.oid = m.relnamespace \
+             WHERE m.distance > 0 AND p.pubviaroot ORDER BY m.distance DESC LIMIT 1), \
+           ARRAY(SELECT format('%I.%I', n.nspname, c.relname) \
+                   FROM rel JOIN pg_class c ON c.oid = rel.prrelid \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace \
+                  WHERE NOT excepted AND c.oid <> $2 ORDER BY 1 LIMIT 8) \
+         FROM p"
+    )
 }
 
 /// A replication slot.
@@ -257,6 +374,10 @@ pub struct SlotState {
     pub lag_bytes: Option<i64>,
     /// `confirmed_flush_lsn`, for people.
     pub confirmed: Option<String>,
+    /// Whether it sends transactions at their PREPARE (14+).
+    pub two_phase: bool,
+    /// Why the server gave it up (17+): `wal_removed`, `idle_timeout`, ….
+    pub invalidation_reason: Option<String>,
 }
 
 /// Reads the slot; `None` where there is no such one.
@@ -269,8 +390,10 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotState>, Erro
             "SELECT plugin::text, database::text, active_pid, temporary, wal_status, \
              safe_wal_size, confirmed_flush_lsn::text, \
              (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() \
-                   ELSE pg_current_wal_lsn() END - confirmed_flush_lsn)::int8 \
-             FROM pg_replication_slots WHERE slot_name = $1",
+                   ELSE pg_current_wal_lsn() END - confirmed_flush_lsn)::int8, \
+             coalesce((to_jsonb(s)->>'two_phase')::boolean, false), \
+             to_jsonb(s)->>'invalidation_reason' \
+             FROM pg_replication_slots s WHERE slot_name = $1",
             &[&name],
         )
         .await?;
@@ -283,6 +406,8 @@ pub async fn slot(client: &Client, name: &str) -> Result<Option<SlotState>, Erro
         safe_wal_bytes: row.get(5),
         confirmed: row.get(6),
         lag_bytes: row.get(7),
+        two_phase: row.get(8),
+        invalidation_reason: row.get(9),
     }))
 }
 

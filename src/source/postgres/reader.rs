@@ -26,6 +26,7 @@ use super::error::PostgresError;
 use super::frame::Frame;
 use super::intake::Intake;
 use super::lsn::Lsn;
+use super::pgoutput;
 use super::relation::RelationError;
 use super::session::{Session, Start, System, type_kinds};
 use super::sql::connect_sql;
@@ -34,6 +35,11 @@ use super::wire::{self, ServerError, StandbyStatus, WireError};
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, PostgresSettings};
 use crate::source::{Change, handle};
+
+mod server_says;
+mod watching;
+
+pub(crate) use watching::Watching;
 
 /// Longest time for one try to see the last acknowledgement arrive.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -70,6 +76,7 @@ pub(crate) struct Reader {
     /// Everything below was received, by this session or one before: nothing above it may be
     /// acknowledged, and a server whose log ends before it has lost data.
     pub(crate) received: Lsn,
+    pub(crate) watching: Watching,
 }
 
 /// Why a session is over.
@@ -106,8 +113,9 @@ impl Reader {
             };
             let end = match end {
                 End::Failed(error) => {
-                    // The connection goes before anybody hears of it.
+                    // The connections go before anybody hears of it.
                     drop(streaming.take());
+                    self.watching.end();
                     match self.report(error).await {
                         Ok(()) => continue,
                         Err(end) => end,
@@ -173,6 +181,7 @@ impl Reader {
             system: self.system,
             acknowledged: self.acknowledged(),
             received: self.received,
+            previous: self.watching.known(),
         }
     }
 
@@ -187,6 +196,7 @@ impl Reader {
             system: self.system,
             acknowledged: self.acknowledged(),
             received: self.received,
+            previous: self.watching.known(),
         };
         // A close first: it must not wait for a server that does not answer.
         let session = tokio::select! {
@@ -194,6 +204,8 @@ impl Reader {
             command = self.commands.recv() => return Err(commanded(command)),
             session = start.open(&mut decoder) => session?,
         };
+        let mut session = session;
+        self.watching.begin(session.watch.take());
         self.decoder = decoder;
         self.system = Some(session.system);
         self.shared.log_end.fetch_max(session.log_end.0, Ordering::Relaxed);
@@ -232,6 +244,7 @@ impl Reader {
             if streaming.asked {
                 self.tell(streaming).await?;
             }
+            self.consult(streaming, &mut clock, &mut changes).await?;
             while !changes.is_empty() {
                 // A close first. Then the clock: nobody may take the batch for hours, and the
                 // server must hear from us all the same. Reading waits: that is the pressure.
@@ -262,6 +275,7 @@ impl Reader {
                 biased;
                 command = self.commands.recv() => return Err(commanded(command)),
                 _ = clock.tick() => self.tick(streaming).await?,
+                () = self.watching.changed() => {}
                 result = streaming.read() => {
                     if result.map_err(wire_error)? == 0 {
                         return Err(PostgresError::Wire(WireError::Closed).into());
@@ -278,6 +292,7 @@ impl Reader {
         streaming: &mut Streaming,
         changes: &mut Vec<Change<Lsn>>,
     ) -> Result<(), PostgresError> {
+        self.decoder.set_clock(pgoutput::unix_micros(clock_micros()));
         while let Some((tag, length)) = wire::frame(&frames).map_err(wire_error)? {
             let mut body = frames.split_to(length);
             body.advance(wire::HEADER_BYTES);
@@ -347,44 +362,19 @@ impl Reader {
         Ok(())
     }
 
-    /// The server's reason for ending the stream.
-    fn server_error(&self, error: ServerError) -> PostgresError {
-        if error.code == "42704" && error.message.contains("publication") {
-            return self.publication_error(&error);
-        }
-        PostgresError::Wire(WireError::Server(Box::new(error)))
-    }
-
-    /// PostgreSQL 18 skips rows silently where the publication is missing, and says so in a
-    /// warning alone (pgoutput.c, `LoadPublications`).
-    fn notice(&self, notice: &ServerError) -> Result<(), PostgresError> {
-        if notice.code == "55000" && notice.message.contains("publication") {
-            return Err(self.publication_error(notice));
-        }
-        let (code, text) = (&notice.code, &notice.message);
-        tracing::warn!(%code, "the server says: {text}");
-        Ok(())
-    }
-
-    fn publication_error(&self, error: &ServerError) -> PostgresError {
-        PostgresError::Publication {
-            publication: self.settings.publication.clone(),
-            slot: self.settings.slot.clone(),
-            message: error.message.clone(),
-            acknowledged: self.acknowledged(),
-        }
-    }
-
     /// Every `ack_interval`: tells the server what is new, or that we live, or lets it go.
     async fn tick(&mut self, streaming: &mut Streaming) -> Result<(), PostgresError> {
         let acknowledged = self.acknowledged();
         let now = Instant::now();
+        self.watching.verdict()?;
         // A commit's end lies behind its LSN: a row waits until that is acknowledged.
         let waits = Lsn(self.shared.yielded.load(Ordering::Relaxed)) >= acknowledged;
         if acknowledged > streaming.progress || !waits {
             streaming.progress = acknowledged;
             streaming.progress_at = now;
-        } else if now - streaming.progress_at >= self.settings.let_go_after {
+        } else if now - streaming.progress_at >= self.settings.let_go_after
+            && !self.watching.slot_must_stay_in_use()
+        {
             // Said here too: with a full ledger nobody takes the error until the broker confirms.
             tracing::warn!("no confirm while rows wait: letting the database connection go");
             return Err(PostgresError::LetGo { after: self.settings.let_go_after });

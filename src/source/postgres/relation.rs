@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::pgoutput::{Relation, RelationColumn};
 use super::value::ValueType;
+use crate::config::QualifiedName;
 use crate::outbox::{Columns, Role};
 
 /// Types from this oid on were made by users or extensions; the stream does not tell their kind
@@ -100,6 +101,21 @@ pub enum RelationError {
         /// The type's oid.
         type_oid: u32,
     },
+    /// Rows of the outbox under another name: whether they are events nobody can say.
+    #[error(
+        "rows come from table {now}, which is {table} (oid {oid}) under another name: it was \
+         renamed, or moved to another schema, while they were written. To publish them as well, \
+         set source.former_name = '{now}' (and source.table to the name that it has now); to leave \
+         them out, advance the slot beyond them with pg_replication_slot_advance"
+    )]
+    Renamed {
+        /// Schema and name of the outbox.
+        table: String,
+        /// Schema and name in the stream.
+        now: String,
+        /// `pg_class.oid` of both.
+        oid: u32,
+    },
     /// Types whose kind the stream does not tell. **Not a failure:** look them up with
     /// [`TYPE_KINDS_QUERY`], add them, and decode the same message again.
     #[error("types {oids:?} of table {table} must be looked up in pg_type")]
@@ -129,6 +145,19 @@ pub(crate) struct PlannedColumn {
     pub(crate) roles: Vec<Role>,
 }
 
+/// Another relation than the outbox.
+#[derive(Debug, Clone)]
+struct Other {
+    name: String,
+    /// The outbox's oid under a name that it should not have.
+    is_renamed: bool,
+    /// Whether a row of it came already.
+    is_seen: bool,
+}
+
+/// Tables whose rows are left out, named in the log; more than so many would fill it.
+const LEFT_OUT_NAMED_MAX: usize = 8;
+
 /// A relation that was announced.
 #[derive(Debug)]
 pub(crate) enum Known<'a> {
@@ -146,14 +175,62 @@ pub(crate) struct Relations {
     /// Nearly always one; a table that was dropped and made again has a second id. A search of
     /// one entry is cheaper for each row than a hash.
     outboxes: Vec<(u32, Plan)>,
-    others: HashSet<u32>,
+    /// Partitions of the outbox that come in their own names: where
+    /// `publish_via_partition_root` was off while their rows were written.
+    parts: HashMap<u32, Plan>,
+    others: HashMap<u32, Other>,
+    /// The name that the table had while rows that are still to come were written.
+    former_name: Option<QualifiedName>,
+    /// Every oid that the outbox was seen to have.
+    oids: Vec<u32>,
+    /// The partitions that the catalog tells.
+    leaves: HashSet<u32>,
+    /// Whether something came about which the catalog should be asked.
+    has_news: bool,
+    /// Tables whose first row was left out since this was last asked.
+    left_out: Vec<String>,
+    left_out_count: usize,
 }
 
 impl Relations {
     pub(crate) fn new(schema: String, table: String, columns: Columns) -> Self {
-        let types = TypeKinds::default();
-        let (outboxes, others) = (Vec::new(), HashSet::new());
-        Self { schema, table, columns, types, outboxes, others }
+        Self {
+            schema,
+            table,
+            columns,
+            types: TypeKinds::default(),
+            outboxes: Vec::new(),
+            parts: HashMap::new(),
+            others: HashMap::new(),
+            former_name: None,
+            oids: Vec::new(),
+            leaves: HashSet::new(),
+            has_news: false,
+            left_out: Vec::new(),
+            left_out_count: 0,
+        }
+    }
+
+    pub(crate) fn set_former_name(&mut self, name: Option<QualifiedName>) {
+        self.former_name = name;
+    }
+
+    /// What the catalog says now: the outbox's oid, and those of its partitions.
+    pub(crate) fn set_catalog(&mut self, oid: u32, leaves: &[u32]) {
+        if !self.oids.contains(&oid) {
+            self.oids.push(oid);
+        }
+        self.leaves = leaves.iter().copied().collect();
+    }
+
+    /// Whether the catalog should be asked before rows that came are handed on.
+    pub(crate) fn take_news(&mut self) -> bool {
+        std::mem::take(&mut self.has_news)
+    }
+
+    /// Names of tables whose first row was left out since the last call.
+    pub(crate) fn take_left_out(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.left_out)
     }
 
     /// Forgets what belongs to a connection: announcements, and kinds, since another server may
@@ -161,7 +238,9 @@ impl Relations {
     pub(crate) fn clear(&mut self) {
         self.types = TypeKinds::default();
         self.outboxes.clear();
+        self.parts.clear();
         self.others.clear();
+        self.has_news = false;
     }
 
     pub(crate) fn add_types(&mut self, types: TypeKinds) {
@@ -171,16 +250,46 @@ impl Relations {
     /// Takes in an announcement; a later one of the same id replaces it. On an error nothing
     /// has changed.
     pub(crate) fn learn(&mut self, relation: &Relation<'_>) -> Result<(), RelationError> {
-        if relation.schema != self.schema || relation.name != self.table {
-            // Also what was the outbox until it was renamed.
-            self.outboxes.retain(|(id, _)| *id != relation.id);
-            self.others.insert(relation.id);
+        let id = relation.id;
+        let is = |schema: &str, table: &str| relation.schema == schema && relation.name == table;
+        let was_outbox = self.oids.contains(&id);
+        let has_former_name =
+            self.former_name.as_ref().is_some_and(|former| is(&former.schema, &former.name));
+        if is(&self.schema, &self.table) || (was_outbox && has_former_name) {
+            let plan = self.plan(&relation.columns)?;
+            if !was_outbox {
+                self.oids.push(id);
+            }
+            self.others.remove(&id);
+            self.outboxes.retain(|(outbox, _)| *outbox != id);
+            self.outboxes.push((id, plan));
+            self.has_news = true;
             return Ok(());
         }
-        let plan = self.plan(&relation.columns)?;
-        self.others.remove(&relation.id);
-        self.outboxes.retain(|(id, _)| *id != relation.id);
-        self.outboxes.push((relation.id, plan));
+        // With `publish_via_partition_root` it is announced, and no row comes in its name.
+        let part = match self.leaves.contains(&id) {
+            true => Some(self.plan(&relation.columns)?),
+            false => None,
+        };
+        // Also what was the outbox until it was renamed.
+        self.outboxes.retain(|(outbox, _)| *outbox != id);
+        match part {
+            Some(plan) => {
+                self.others.remove(&id);
+                self.parts.insert(id, plan);
+            }
+            None => {
+                self.parts.remove(&id);
+                let name = QualifiedName {
+                    schema: relation.schema.to_owned(),
+                    name: relation.name.to_owned(),
+                }
+                .to_string();
+                let is_seen = self.others.get(&id).is_some_and(|other| other.name == name);
+                self.others.insert(id, Other { name, is_renamed: was_outbox, is_seen });
+            }
+        }
+        self.has_news |= was_outbox;
         Ok(())
     }
 
@@ -190,7 +299,32 @@ impl Relations {
                 return Some(Known::Outbox(plan));
             }
         }
-        self.others.contains(&id).then_some(Known::Other)
+        if let Some(plan) = self.parts.get(&id) {
+            return Some(Known::Outbox(plan));
+        }
+        self.others.contains_key(&id).then_some(Known::Other)
+    }
+
+    /// Takes note of a row of another table, which is left out.
+    ///
+    /// # Errors
+    /// It is the outbox under another name.
+    pub(crate) fn leave_out(&mut self, id: u32) -> Result<(), RelationError> {
+        let Some(other) = self.others.get_mut(&id).filter(|other| !other.is_seen) else {
+            return Ok(());
+        };
+        if other.is_renamed {
+            let now = other.name.clone();
+            return Err(RelationError::Renamed { table: self.name(), now, oid: id });
+        }
+        other.is_seen = true;
+        self.left_out_count += 1;
+        if self.left_out_count <= LEFT_OUT_NAMED_MAX {
+            self.left_out.push(other.name.clone());
+        }
+        // It may be a partition that is younger than the last look at the catalog.
+        self.has_news |= !self.leaves.is_empty();
+        Ok(())
     }
 
     /// Plans a table of these columns: also the check at start, with columns from the catalog.

@@ -15,19 +15,19 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
+use super::catalog::{Catalog, Subject};
 use super::connect::{PgStream, Purpose, connect};
 use super::conninfo::ConnInfo;
 use super::decoder::{DecodeError, Decoder};
 use super::error::{PostgresError, is_slot_in_use};
 use super::inspect;
 use super::lsn::Lsn;
-use super::precondition::{judge_publication, judge_server, judge_slot, judge_table};
 use super::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
 use super::sql::{SqlClient, connect_sql};
+use super::watch::Watch;
 use super::wire::{Connection, Row, WireError};
 use crate::config::{OutboxSettings, PostgresSettings, quote_identifier};
 use crate::identity::LogId;
-use crate::source::{Finding, Standing};
 
 /// Wait between two tries for a slot that another connection holds. After a `kill -9` the server
 /// lets go within milliseconds; a hot standby may wait for months, and asks less often.
@@ -59,6 +59,8 @@ pub(crate) struct Start<'a> {
     pub(crate) acknowledged: Lsn,
     /// The last position that a session before has received.
     pub(crate) received: Lsn,
+    /// What the last look of a session before saw of the catalog.
+    pub(crate) previous: Option<&'a Catalog>,
 }
 
 /// A stream that may be read.
@@ -73,6 +75,8 @@ pub(crate) struct Session {
     pub(crate) log_end: Lsn,
     /// After so much silence of ours the server drops the connection; `None` is never.
     pub(crate) sender_timeout: Option<Duration>,
+    /// Looks at the catalog from here on.
+    pub(crate) watch: Option<Watch>,
 }
 
 impl Start<'_> {
@@ -86,7 +90,12 @@ impl Start<'_> {
         let (mut connection, sql) = (connection?, sql?);
         let (system, log_end) = self.identify(&mut connection).await?;
         decoder.restart(system.log());
-        let version = self.check(&sql, decoder).await?;
+        decoder.set_former_name(self.settings.former_name.clone());
+        let subject = Subject { settings: self.settings.clone(), outbox: self.outbox.clone() };
+        let version = self.check(&subject, &sql, decoder, self.system.is_none()).await?;
+        // A warning is all that tells of a publication that PostgreSQL 18 leaves out; the role or
+        // the database may have turned warnings off.
+        query(&mut connection, "SET client_min_messages = warning").await?;
         let sender_timeout = sender_timeout(&mut connection).await?;
         self.start_replication(&mut connection, version).await?;
         // After the start nobody else can move the slot.
@@ -98,8 +107,23 @@ impl Start<'_> {
                 acknowledged: self.acknowledged,
             });
         }
+        // Again, since the slot may have been waited for; and after the first look of the watch,
+        // so that nothing changes between the two.
+        let statement = subject.prepare(&sql).await?;
+        let catalog = subject.look(&sql, &statement).await?;
+        self.check(&subject, &sql, decoder, false).await?;
+        if let Some(previous) = self.previous.filter(|previous| **previous != catalog)
+            && confirmed == self.acknowledged
+        {
+            subject.must_follow(previous, &catalog, self.received)?;
+        }
+        if let Some(table) = &catalog.table {
+            decoder.set_catalog(table.oid, &table.leaves);
+        }
+        let watch = Watch::start(subject, self.info.clone(), (sql, statement), catalog, log_end);
         let (stream, begun) = connection.into_parts();
-        Ok(Session { stream, begun, system, confirmed, log_end, sender_timeout })
+        let watch = Some(watch);
+        Ok(Session { stream, begun, system, confirmed, log_end, sender_timeout, watch })
     }
 
     /// `IDENTIFY_SYSTEM`: system identifier, timeline, end of the log, database
@@ -132,23 +156,22 @@ impl Start<'_> {
     }
 
     /// Every precondition that the catalog can tell; the server's version.
-    async fn check(&self, sql: &SqlClient, decoder: &mut Decoder) -> Result<u32, PostgresError> {
-        let server = inspect::server(sql).await?;
-        must_hold(judge_server(&server))?;
-        let table = inspect::table(sql, &self.settings.table).await?;
-        must_hold(judge_table(self.settings, self.outbox, table.as_ref()))?;
-        let slot = inspect::slot(sql, &self.settings.slot).await?;
-        must_hold(judge_slot(self.settings, &server, slot.as_ref()))?;
-        let Some(table) = table else { return Ok(server.version) };
-        let publication =
-            inspect::publication(sql, server.version, &self.settings.publication, table.oid)
-                .await?;
-        must_hold(judge_publication(self.settings, self.outbox, &table, publication.as_ref()))?;
+    async fn check(
+        &self,
+        subject: &Subject,
+        sql: &SqlClient,
+        decoder: &mut Decoder,
+        says_warnings: bool,
+    ) -> Result<u32, PostgresError> {
+        let checked = subject.check(sql).await?;
+        if says_warnings {
+            checked.say_warnings();
+        }
         let columns: Vec<(&str, u32)> =
-            table.columns.iter().map(|column| (column.name.as_str(), column.type_oid)).collect();
+            checked.sent.iter().map(|(name, oid)| (name.as_str(), *oid)).collect();
         loop {
             match decoder.check(&columns) {
-                Ok(()) => return Ok(server.version),
+                Ok(()) => return Ok(checked.server.version),
                 Err(RelationError::UnknownTypes { oids, .. }) => {
                     decoder.add_types(type_kinds(sql, &oids).await?);
                 }
@@ -224,16 +247,6 @@ pub(crate) async fn type_kinds(
         kinds.insert(row.get("oid"), row.get("name"), row.get("base"), row.get("is_text"));
     }
     Ok(kinds)
-}
-
-fn must_hold(findings: Vec<Finding>) -> Result<(), PostgresError> {
-    for finding in findings {
-        match finding.standing {
-            Standing::Fail => return Err(PostgresError::Precondition(finding)),
-            Standing::Ok | Standing::Warn => {}
-        }
-    }
-    Ok(())
 }
 
 async fn query(connection: &mut Connection, text: &str) -> Result<Vec<Row>, PostgresError> {

@@ -74,14 +74,20 @@ impl Script {
         if settings.table.schema != "public" {
             table.push_str(&Dialect::Postgres.fill(SCHEMA, &names));
         }
-        table.push_str(&Dialect::Postgres.fill(TABLE, &names));
+        // Inside of CREATE TABLE, so that a table that is there is never altered.
+        let mut lines = Vec::new();
         for (name, is_partition) in extras {
-            if taken.contains(&name) {
-                continue;
+            if !taken.contains(&name) {
+                names.insert("column", name);
+                let line = Dialect::Postgres.fill(COLUMN, &names);
+                let line = if is_partition { line.replace(" text", " integer") } else { line };
+                lines.push(line.trim_end().to_owned());
             }
-            names.insert("column", name);
-            let sql = Dialect::Postgres.fill(COLUMN, &names);
-            table.push_str(&if is_partition { sql.replace(" text;", " integer;") } else { sql });
+        }
+        let sql = Dialect::Postgres.fill(TABLE, &names);
+        match sql.strip_suffix("\n);\n").filter(|_| !lines.is_empty()) {
+            Some(head) => table.push_str(&format!("{head},\n{}\n);\n", lines.join(",\n"))),
+            None => table.push_str(&sql),
         }
         let failover = if flags.failover { ", failover => true" } else { "" };
         let slot = SLOT.replace("'pgoutput')", &format!("'pgoutput'{failover})"));

@@ -33,6 +33,7 @@ fn bench() -> Bench {
             ack_interval: Duration::from_secs(3600),
             row_bytes_max: 1 << 20,
             let_go_after: Duration::from_secs(3600),
+            former_name: None,
         },
         outbox: OutboxSettings {
             columns,
@@ -46,6 +47,7 @@ fn bench() -> Bench {
         batches: batch_sender,
         system: None,
         received: Lsn(0),
+        watching: Watching::default(),
     };
     let (client, server) = UnixStream::pair().unwrap();
     let intake = Intake::new(&[], reader.budget.clone(), 1 << 20);
@@ -149,7 +151,13 @@ async fn a_keepalive_that_asks_is_answered() {
 #[tokio::test]
 async fn a_warning_about_a_missing_publication_ends_the_session() {
     let mut bench = bench();
-    let fields = b"SWARNING\0VWARNING\0C55000\0Mskipped loading publication \"walpost\"\0\0";
-    let error = bench.decode(message(b'N', fields)).await.unwrap_err();
+    // The text is translated, and says nothing.
+    let fields = "SWARNUNG\0VWARNING\0C55000\0MPublikation »walpost« wird übersprungen\0\
+                  RLoadPublications\0\0";
+    let error = bench.decode(message(b'N', fields.as_bytes())).await.unwrap_err();
+    assert!(matches!(error, PostgresError::Publication { .. }), "{error}");
+    let fields = "SFEHLER\0VERROR\0C42704\0MPublikation »walpost« existiert nicht\0\
+                  Rget_publication_oid\0\0";
+    let error = bench.decode(message(b'E', fields.as_bytes())).await.unwrap_err();
     assert!(matches!(error, PostgresError::Publication { .. }), "{error}");
 }
