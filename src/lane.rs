@@ -167,9 +167,9 @@ impl Lane {
                 return;
             }
             let now = Instant::now();
-            let room_at = flights.room_at(self.rules.limits.stuck_after);
+            let room_at = flights.room_at(now, self.rules.limits.stuck_after);
             // What comes while a batch is young stays in the inbox: to look costs a wake each.
-            let has_room = !over && room_at.is_none_or(|at| at <= now);
+            let has_room = !over && room_at.is_some_and(|at| at <= now);
             while has_room && let Ok(envelopes) = self.inbox.try_recv() {
                 fill(&mut queue, envelopes);
             }

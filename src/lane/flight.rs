@@ -168,8 +168,8 @@ impl Flights {
     }
 
     /// When the next batch may go beside those in the air; `None`: not before one of them ends.
-    pub(super) fn room_at(&self, stuck_after: Option<Duration>) -> Option<Instant> {
-        let Some(youngest) = self.youngest else { return Some(Instant::now()) };
+    pub(super) fn room_at(&self, now: Instant, stuck_after: Option<Duration>) -> Option<Instant> {
+        let Some(youngest) = self.youngest else { return Some(now) };
         let pauses = u32::try_from(self.airborne.len()).unwrap_or(PAUSES_MAX).min(PAUSES_MAX);
         Some(youngest + stuck_after? * pauses)
     }

@@ -455,3 +455,29 @@ async fn a_row_that_fails_alone_makes_no_other_wait() {
     bench.halt.call();
     bench.finish().await;
 }
+
+#[tokio::test]
+async fn a_lane_delivers_by_a_clock_that_goes_on_too() {
+    let mut bench = Bench::new(ScriptedSink::new(true));
+    bench.send(1, &["a", "b"]);
+    let (position, ..) = tokio::time::timeout(10 * SECOND, bench.finish()).await.unwrap();
+    assert_eq!(position, Some(2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_of_a_sink_without_a_time_for_it_has_one_batch_in_the_air() {
+    // given a batch that stays there
+    let mut sink = ScriptedSink::new(true);
+    sink.limits.stuck_after = None;
+    let mut bench = Bench::new(sink);
+    bench.sink.stall("a");
+    bench.send(1, &["a"]);
+    tokio::time::sleep(60 * SECOND).await;
+    // then nothing goes beside it
+    bench.send(2, &["b"]);
+    tokio::time::sleep(60 * SECOND).await;
+    assert_eq!(bench.sink.batches().len(), 1);
+    bench.sink.open();
+    let (position, ..) = bench.finish().await;
+    assert_eq!(position, Some(2));
+}
