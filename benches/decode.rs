@@ -107,7 +107,7 @@ fn transaction() -> Vec<Bytes> {
 }
 
 fn decode(criterion: &mut Criterion) {
-    let log = LogId::postgres(1, 1);
+    let log = LogId::postgres(1);
     let mut decoder = Decoder::new("public".into(), "outbox".into(), Columns::debezium(), log);
     let messages = transaction();
     let (begin, rest) = messages.split_first().expect("a transaction has a Begin");

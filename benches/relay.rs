@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use walpost::config::OutboxSettings;
 use walpost::sink::null::NullSink;
 use walpost::source::{Change, Source};
-use walpost::{Budget, Columns, Encoder, Failure, LogId, OutboxRow, RelayOptions, RowIdentity};
+use walpost::{
+    Budget, Columns, Encoder, Failure, Fingerprint, LogId, OutboxRow, RelayOptions, RowIdentity,
+};
 
 const ROWS: u64 = 100_000;
 const KEYS: u64 = 1000;
@@ -32,7 +34,12 @@ impl Memory {
     fn row(&self, number: u64) -> OutboxRow {
         let transaction = number / self.rows_per_transaction;
         let ordinal = (number % self.rows_per_transaction) as u32;
-        let identity = RowIdentity { log: LogId::postgres(1, 1), transaction, ordinal };
+        let identity = RowIdentity {
+            log: LogId::postgres(1),
+            transaction,
+            ordinal,
+            fingerprint: Fingerprint(1),
+        };
         let mut row = OutboxRow::new(identity, 1_790_000_000_000_000);
         row.id = Some(self.buffer.slice(..36));
         row.aggregate_type = Some(Bytes::from_static(b"Order"));

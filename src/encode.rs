@@ -157,11 +157,16 @@ fn own_headers(json: &Bytes) -> Result<Vec<Header>, EncodeProblem> {
 mod tests {
     use super::*;
     use crate::config::ExtraHeader;
-    use crate::identity::LogId;
+    use crate::identity::{Fingerprint, LogId};
     use crate::outbox::Columns;
 
     fn row() -> OutboxRow {
-        let identity = RowIdentity { log: LogId(1), transaction: 0xAB, ordinal: 3 };
+        let identity = RowIdentity {
+            log: LogId(1),
+            transaction: 0xAB,
+            ordinal: 3,
+            fingerprint: Fingerprint(0),
+        };
         let mut row = OutboxRow::new(identity, 1_000);
         row.aggregate_type = Some(Bytes::from_static(b"Order"));
         row.aggregate_id = Some(Bytes::from_static(b"o-1"));
@@ -217,7 +222,7 @@ mod tests {
         let mut row = row();
         row.headers = Some(Bytes::from_static(b"[\"secret\"]"));
         let error = encoder().message(row).unwrap_err().to_string();
-        assert!(error.contains("1:AB:3") && error.contains("headers"), "{error}");
+        assert!(error.contains("2:1:ab:3:") && error.contains("headers"), "{error}");
         assert!(!error.contains("secret"), "{error}");
     }
 

@@ -35,7 +35,7 @@ pub use budget::Budget;
 pub use encode::{EncodeError, EncodeProblem, Encoder};
 pub use failure::{Failure, FailureKind};
 pub use fence::Fence;
-pub use identity::{IdentityText, LogId, RowIdentity};
+pub use identity::{Fingerprint, IdentityText, LogId, OutboxId, RowIdentity};
 pub use lane::Backoff;
 pub use ledger::{Ledger, Ticket};
 pub use message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};

@@ -185,10 +185,11 @@ fn utf8<'a>(value: &'a Bytes, column: &str) -> Result<&'a str, RouteError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::{LogId, RowIdentity};
+    use crate::identity::{Fingerprint, LogId, RowIdentity};
 
     fn row(aggregate_type: Option<&'static str>) -> OutboxRow {
-        let identity = RowIdentity { log: LogId(1), transaction: 1, ordinal: 0 };
+        let identity =
+            RowIdentity { log: LogId(1), transaction: 1, ordinal: 0, fingerprint: Fingerprint(0) };
         let mut row = OutboxRow::new(identity, 0);
         row.aggregate_type = aggregate_type.map(|text| Bytes::from_static(text.as_bytes()));
         row

@@ -19,6 +19,7 @@ mod fault_rotation;
 mod fault_standby;
 mod fault_stop;
 mod fault_terminate;
+mod identity;
 mod mysql_connect;
 mod mysql_gtid;
 mod postgres_connect;

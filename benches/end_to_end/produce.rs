@@ -12,7 +12,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use rdkafka::types::RDKafkaErrorCode;
 use uuid::Uuid;
-use walpost::{LogId, RowIdentity};
+use walpost::{Fingerprint, LogId, RowIdentity};
 
 use crate::support::broker::topic;
 
@@ -90,7 +90,8 @@ pub fn produce(bootstrap: &str, rows: u64) {
         let message = message(number);
         let id = message.id.hyphenated().to_string();
         let (transaction, ordinal) = (number / 100, (number % 100) as u32);
-        let identity = RowIdentity { log, transaction, ordinal }.text();
+        let identity = RowIdentity { log, transaction, ordinal, fingerprint: Fingerprint(number) };
+        let identity = identity.text();
         let headers = OwnedHeaders::new_with_capacity(3)
             .insert(Header { key: walpost::HEADER_ID, value: Some(&id) })
             .insert(Header { key: walpost::HEADER_TYPE, value: Some(EVENT_TYPE) })

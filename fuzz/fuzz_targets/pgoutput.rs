@@ -11,7 +11,7 @@ use walpost::{Columns, LogId};
 fuzz_target!(|capture: &[u8]| {
     let mut rest = Bytes::copy_from_slice(capture);
     let mut decoder =
-        Decoder::new("app".into(), "outbox".into(), Columns::debezium(), LogId::postgres(1, 1));
+        Decoder::new("app".into(), "outbox".into(), Columns::debezium(), LogId::postgres(1));
     let mut changes = Vec::new();
     while let Some(length) = rest.first_chunk::<4>().copied().map(u32::from_be_bytes) {
         drop(rest.split_to(4));

@@ -16,7 +16,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::OutboxSettings;
-use crate::identity::LogId;
+use crate::identity::{Fingerprint, LogId};
 use crate::outbox::{Columns, OutboxRow};
 use crate::sink::{Ordering, Verdict, Verdicts};
 use crate::source::postgres::Lsn;
@@ -91,7 +91,12 @@ impl World {
                 continue;
             }
             for ((key, topic), ordinal) in rows.iter().zip(0..) {
-                let identity = RowIdentity { log: LogId(1), transaction: *commit, ordinal };
+                let identity = RowIdentity {
+                    log: LogId(1),
+                    transaction: *commit,
+                    ordinal,
+                    fingerprint: Fingerprint(0),
+                };
                 let mut row = OutboxRow::new(identity, 0);
                 row.aggregate_type = Some(Bytes::from_static(topic.as_bytes()));
                 row.aggregate_id = (!key.is_empty()).then(|| Bytes::from_static(key.as_bytes()));

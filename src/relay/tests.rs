@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::OutboxSettings;
-use crate::identity::LogId;
+use crate::identity::{Fingerprint, LogId};
 use crate::outbox::{Columns, OutboxRow};
 use crate::sink::Verdict;
 use crate::sink::scripted::ScriptedSink;
@@ -60,7 +60,8 @@ impl Source for ScriptedSource {
 }
 
 fn row(key: &str, number: u64) -> Change<u64> {
-    let identity = RowIdentity { log: LogId(1), transaction: number, ordinal: 0 };
+    let identity =
+        RowIdentity { log: LogId(1), transaction: number, ordinal: 0, fingerprint: Fingerprint(0) };
     let mut row = OutboxRow::new(identity, 0);
     row.aggregate_type = Some(Bytes::from_static(b"Order"));
     row.aggregate_id = Some(Bytes::copy_from_slice(key.as_bytes()));
@@ -272,7 +273,8 @@ async fn a_rejected_row_stops_the_relay_before_its_position() {
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_cannot_become_a_message_stops_the_relay_before_its_position() {
-    let identity = RowIdentity { log: LogId(1), transaction: 2, ordinal: 0 };
+    let identity =
+        RowIdentity { log: LogId(1), transaction: 2, ordinal: 0, fingerprint: Fingerprint(0) };
     let without_type = Change::Row(OutboxRow::new(identity, 0));
     let steps = [Ok(transactions(&["a"], 1)), Ok(vec![without_type, Change::Commit(2)])];
     let running = Running::start(ScriptedSink::new(false), steps);

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::{Limits, Ordering, Sink, Verdict, Verdicts};
 use crate::failure::Failure;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, RowIdentity};
 use crate::message::Message;
 
 type Answer = Box<dyn FnMut(&[Message]) -> Result<Vec<Verdict>, Failure> + Send>;
@@ -156,6 +156,11 @@ pub(crate) fn message(key: &str, row: u64) -> Message {
         headers: Vec::new(),
         timestamp_micros: 0,
         partition: None,
-        identity: RowIdentity { log: LogId(1), transaction: row, ordinal: 0 },
+        identity: RowIdentity {
+            log: LogId(1),
+            transaction: row,
+            ordinal: 0,
+            fingerprint: Fingerprint(0),
+        },
     }
 }

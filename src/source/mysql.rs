@@ -12,6 +12,7 @@
 //! | `charset`, `decimal`, `float`, `jsonb`, `temporal` | one kind of value each, to text: pure |
 //! | `snapshot`, `initial` | the rows from before a first start |
 //! | `store` | where the position is kept, and who may move it |
+//! | `cluster` | which set of MariaDB servers it is |
 //! | `session`, `reader`, `resume` | the thread that reads, and what a new connection repeats |
 //!
 //! MySQL sends the binlog over a connection of its own protocol; `mysql_common` knows its packets
@@ -19,6 +20,7 @@
 //! whole, swallows one that does not inflate, and parses before the checksum was compared.
 
 mod charset;
+mod cluster;
 mod connect;
 mod connection;
 mod conninfo;
@@ -54,6 +56,7 @@ use std::sync::Arc;
 
 pub use super::socket::Socket;
 pub use super::tls::CertificateFileError;
+pub use cluster::known_cluster;
 pub use connect::{ConnectError, connect};
 pub use connection::{Connection, Greeting, WireError};
 pub use conninfo::{ConnInfo, ConnInfoError};

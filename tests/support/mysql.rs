@@ -207,6 +207,16 @@ impl Programs {
     }
 }
 
+/// Copies a data folder that no server runs on into `folder`.
+fn copy_data(from: &Path, folder: &Path) {
+    let mut copy = Command::new("cp");
+    copy.args(["-r", "--reflink=auto"]).arg(from).arg(folder.join("data"));
+    let mut copy = Process::spawn(copy, Some(USER), &folder.join("copy.log"));
+    if !copy.wait(START_TIMEOUT).is_some_and(|status| status.success()) {
+        copy.give_up("a data folder could not be copied");
+    }
+}
+
 /// A server with a data folder of its own. Ends when dropped.
 pub struct MySql {
     version: Version,
@@ -228,12 +238,7 @@ impl MySql {
     pub fn start_with(version: Version, options: &[&str]) -> MySql {
         static SERVERS: AtomicU32 = AtomicU32::new(1);
         let folder = scratch(version.part());
-        let mut copy = Command::new("cp");
-        copy.args(["-r", "--reflink=auto"]).arg(version.template()).arg(folder.join("data"));
-        let mut copy = Process::spawn(copy, Some(USER), &folder.join("copy.log"));
-        if !copy.wait(START_TIMEOUT).is_some_and(|status| status.success()) {
-            copy.give_up("a data folder could not be copied");
-        }
+        copy_data(version.template(), &folder);
         let mut server = MySql {
             version,
             folder,
@@ -242,6 +247,21 @@ impl MySql {
             options: options.iter().map(|option| (*option).to_owned()).collect(),
             process: None,
         };
+        server.start_again();
+        server.await_ready();
+        server
+    }
+
+    /// A second server, with an address of its own, on a copy of this stopped one's data folder:
+    /// with its UUID and its server id.
+    pub fn copy_of_stopped(&self) -> MySql {
+        assert!(self.process.is_none(), "only a stopped server's data folder can be copied");
+        let folder = scratch(self.version.part());
+        copy_data(&self.data(), &folder);
+        let (version, server_id) = (self.version, self.server_id);
+        let options = self.options.clone();
+        let mut server =
+            MySql { version, folder, port: free_port(), server_id, options, process: None };
         server.start_again();
         server.await_ready();
         server

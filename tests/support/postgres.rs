@@ -246,6 +246,27 @@ impl Postgres {
         assert!(gone, "a backend survived kill -9");
     }
 
+    /// A second server, with an address of its own, on a copy of this stopped one's data folder.
+    pub fn copy_of_stopped(&self) -> Postgres {
+        assert!(self.process.is_none(), "only a stopped server's data folder can be copied");
+        let (folder, port) = (scratch("postgres"), free_port());
+        let data = folder.join("data");
+        let mut copy = Command::new("cp");
+        copy.args(["-a", "--reflink=auto"]).arg(&self.data).arg(&data);
+        let mut copy = Process::spawn(copy, Some("postgres"), &folder.join("copy.log"));
+        if !copy.wait(START_TIMEOUT).is_some_and(|status| status.success()) {
+            copy.give_up("a data folder could not be copied");
+        }
+        let mut server =
+            Postgres { programs: self.programs.clone(), data, folder, port, process: None };
+        server.configure(&[
+            &format!("port = {port}"),
+            &format!("unix_socket_directories = '{}'", server.folder.display()),
+        ]);
+        server.restart();
+        server
+    }
+
     /// Sends the postmaster a signal, such as SIGSTOP. Backends go on.
     pub fn signal(&self, signal: Signal) {
         self.process.as_ref().expect("the server runs").signal(signal);

@@ -1,7 +1,7 @@
 //! Messages for tests that need some and do not care which.
 
 use bytes::Bytes;
-use walpost::{LogId, Message, RowIdentity};
+use walpost::{Fingerprint, LogId, Message, RowIdentity};
 
 /// The `number`-th message of a run: key and value as given, identity and id from the number.
 pub fn message(topic: &str, key: &str, value: impl Into<Bytes>, number: u64) -> Message {
@@ -15,9 +15,10 @@ pub fn message(topic: &str, key: &str, value: impl Into<Bytes>, number: u64) -> 
         timestamp_micros: 1_790_000_000_000_000 + number as i64,
         partition: None,
         identity: RowIdentity {
-            log: LogId::postgres(7_300_000_000_000_000_001, 1),
+            log: LogId::postgres(7_300_000_000_000_000_001),
             transaction: 0x1000 + number,
             ordinal: 0,
+            fingerprint: Fingerprint(number),
         },
     }
 }

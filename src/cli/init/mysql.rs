@@ -13,7 +13,7 @@ use walpost::config::{Initial, MySqlSettings, OutboxSettings, PositionPlace, Qua
 use walpost::source::Standing;
 use walpost::source::mysql::inspect::{self, PositionTable, ServerState};
 use walpost::source::mysql::snapshot::{self, BinlogPoint};
-use walpost::source::mysql::{Flavor, precondition};
+use walpost::source::mysql::{Flavor, known_cluster, precondition};
 
 use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, refuse_mapped_table, say};
 
@@ -196,7 +196,16 @@ impl Init<'_> {
             Flavor::MySql => "mysql",
             Flavor::MariaDb => "mariadb",
         };
-        let uuid = self.server.server_uuid.as_deref().unwrap_or_default();
+        let uuid = match self.server.flavor {
+            Flavor::MySql => self.server.server_uuid.clone().unwrap_or_default(),
+            // MariaDB has none, so the relays of one table share one that is made here.
+            Flavor::MariaDb => {
+                let known = known_cluster(&table.quoted_mysql());
+                let sql = format!("SELECT COALESCE(({known}), UUID())");
+                let uuid: Option<String> = keeper.query_first(sql).await?;
+                uuid.context("the server makes no UUID")?
+            }
+        };
         let insert = format!(
             "INSERT INTO {} (name, flavor, server_uuid, gtid_set, file, position, epoch, holder, \
              lease_until, updated_at) \

@@ -95,7 +95,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::identity::{LogId, RowIdentity};
+    use crate::identity::{Fingerprint, LogId, RowIdentity};
     use crate::message::Header;
 
     fn message(name: &str, value: &'static [u8]) -> Message {
@@ -108,7 +108,12 @@ mod tests {
             headers: vec![Header { name: name.into(), value: Bytes::from_static(value) }],
             timestamp_micros: 0,
             partition: None,
-            identity: RowIdentity { log: LogId(1), transaction: 2, ordinal: 3 },
+            identity: RowIdentity {
+                log: LogId(1),
+                transaction: 2,
+                ordinal: 3,
+                fingerprint: Fingerprint(4),
+            },
         }
     }
 
@@ -144,7 +149,7 @@ mod tests {
         let kept = headers(&message("Nats-TTL", b"1h"), Some(&key_header)).unwrap();
         assert_eq!(kept.get("Nats-TTL").unwrap().as_str(), "1h");
         assert_eq!(kept.get("walpost-key").unwrap().as_str(), "42");
-        assert_eq!(kept.get("Nats-Msg-Id").unwrap().as_str(), "1:2:3");
+        assert_eq!(kept.get("Nats-Msg-Id").unwrap().as_str(), "2:1:2:3:0000000000000004");
     }
 
     #[test]

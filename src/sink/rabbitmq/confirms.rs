@@ -184,10 +184,10 @@ impl Confirms {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::LogId;
+    use crate::identity::{Fingerprint, LogId};
 
     fn identity(number: u64) -> RowIdentity {
-        RowIdentity { log: LogId(1), transaction: number, ordinal: 0 }
+        RowIdentity { log: LogId(1), transaction: number, ordinal: 0, fingerprint: Fingerprint(0) }
     }
 
     fn enter(confirms: &mut Confirms, number: usize) -> Sequence {

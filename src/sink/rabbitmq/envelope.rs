@@ -196,7 +196,7 @@ impl Envelopes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::LogId;
+    use crate::identity::{Fingerprint, LogId};
 
     fn message(topic: &str, key: Option<&str>) -> Message {
         Message {
@@ -208,7 +208,12 @@ mod tests {
             headers: Vec::new(),
             timestamp_micros: -1,
             partition: None,
-            identity: RowIdentity { log: LogId(1), transaction: 2, ordinal: 3 },
+            identity: RowIdentity {
+                log: LogId(1),
+                transaction: 2,
+                ordinal: 3,
+                fingerprint: Fingerprint(4),
+            },
         }
     }
 

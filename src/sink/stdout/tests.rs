@@ -1,6 +1,6 @@
 use super::*;
 use crate::failure::FailureKind;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, RowIdentity};
 use crate::message::Header;
 use crate::sink::Verdict;
 
@@ -17,7 +17,12 @@ fn message(value: Option<&'static [u8]>) -> Message {
             .collect(),
         timestamp_micros: 1_709_210_096_000_001,
         partition: None,
-        identity: RowIdentity { log: LogId(1), transaction: 2, ordinal: 3 },
+        identity: RowIdentity {
+            log: LogId(1),
+            transaction: 2,
+            ordinal: 3,
+            fingerprint: Fingerprint(4),
+        },
     }
 }
 
@@ -67,7 +72,7 @@ async fn a_line_parses_back_to_its_message() {
     let expected = serde_json::json!({
         "topic": "orders", "key": "4\"2", "id": "7", "type": null,
         "headers": [["a", {"base64": "/wA="}], ["a", {"base64": "/wA="}]],
-        "timestamp": "2024-02-29T12:34:56.000001Z", "identity": "1:2:3", "value": null,
+        "timestamp": "2024-02-29T12:34:56.000001Z", "identity": "2:1:2:3:0000000000000004", "value": null,
     });
     assert_eq!(line, expected);
 }

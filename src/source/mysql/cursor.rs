@@ -43,6 +43,11 @@ impl<'a> Cursor<'a> {
         self.rest.len()
     }
 
+    /// What was taken since, by a copy of this.
+    pub(crate) fn until(&self, later: &Self) -> &'a [u8] {
+        self.rest.get(..self.rest.len().saturating_sub(later.rest.len())).unwrap_or_default()
+    }
+
     #[inline]
     pub(crate) fn take(&mut self, length: usize) -> Result<&'a [u8], MalformedError> {
         let Some((taken, rest)) = self.rest.split_at_checked(length) else {

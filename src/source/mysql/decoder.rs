@@ -33,12 +33,12 @@ pub use error::DecodeError;
 
 use super::event::body::{FormatDescription, Query, Rotate, XaPrepare, incident};
 use super::event::compressed::inflate;
-use super::event::gtid::{Begin, Form};
+use super::event::gtid::{Begin, Form, Moment};
 use super::event::{Checksum, Event, EventError, Header, kind};
 use super::gtid::{Flavor, Gtid};
 use super::payload::{PayloadBounds, PayloadReader};
 use crate::budget::Budget;
-use crate::identity::LogId;
+use crate::identity::{Fingerprint, LogId, OutboxId};
 use crate::outbox::{Columns, OutboxRow};
 use held::Held;
 use tables::Tables;
@@ -80,7 +80,8 @@ pub struct DecoderSettings {
     pub table: String,
     /// The mapping.
     pub columns: Columns,
-    /// Names the log where there are no GTIDs.
+    /// MySQL: the server's, which names the log where there are no GTIDs. MariaDB has none: the
+    /// one that walpost made for this set of servers, see [`LogId::mariadb`].
     pub server_uuid: u128,
     /// Bound on one event that is inflated: a row can be no longer.
     pub event_bytes_max: usize,
@@ -115,6 +116,7 @@ pub struct IgnoredCounts {
 #[derive(Debug)]
 pub struct Decoder {
     settings: DecoderSettings,
+    outbox: OutboxId,
     checksum: Checksum,
     file: Arc<str>,
     /// Where the event after the last one begins.
@@ -132,6 +134,7 @@ impl Decoder {
         let DecoderSettings { payload_bytes_max, event_bytes_max, held_bytes_max, .. } = settings;
         Self {
             tables: Tables::new(&settings),
+            outbox: OutboxId::new(&settings.schema, &settings.table),
             held: Held::new(held_bytes_max),
             payload: PayloadReader::new(PayloadBounds { payload_bytes_max, event_bytes_max }),
             settings,
@@ -400,8 +403,12 @@ impl Decoder {
         if self.open.is_some() {
             return Err(DecodeError::Order { event: header.kind, place: "inside a transaction" });
         }
-        let Begin { gtid, committed_at_micros, form } = Begin::parse(header, body)?;
+        let Begin { gtid, committed_at_micros, moment, form } = Begin::parse(header, body)?;
         let (log, number) = self.identity(gtid.as_ref(), header)?;
+        let (micros, adds_rows) = match moment {
+            Moment::Exact(micros) => (micros, false),
+            Moment::Second(micros) => (micros, true),
+        };
         let (phase, xa) = match form {
             Form::Announced => (Phase::Announced, Xa::No),
             Form::Standalone => (Phase::Standalone, Xa::No),
@@ -413,6 +420,8 @@ impl Decoder {
             gtid,
             log,
             number,
+            fingerprint: Fingerprint::new(self.outbox, micros),
+            adds_rows,
             committed_at_micros,
             phase,
             xa,
@@ -429,7 +438,7 @@ impl Decoder {
                 Ok((LogId::mysql(*source, tag.as_deref()), *number))
             }
             Some(Gtid::MariaDb { domain, server, number }) => {
-                Ok((LogId::mariadb(*domain, *server), *number))
+                Ok((LogId::mariadb(self.settings.server_uuid, *domain, *server), *number))
             }
             None => {
                 let begin = self.position.saturating_sub(header.length.into());

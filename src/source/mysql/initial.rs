@@ -19,7 +19,7 @@ use super::resume::Place;
 use super::store::Lent;
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, RowIdentity};
 use crate::outbox::{OutboxRow, Role};
 
 /// Rows that wait between the connection and the relay, of whatever size.
@@ -153,7 +153,12 @@ impl Initial {
     /// A row, and how many bytes it holds.
     fn row(&mut self, values: Vec<Value>) -> Result<(OutboxRow, usize), MySqlError> {
         let transaction = u64::try_from(self.micros).unwrap_or(0);
-        let identity = RowIdentity { log: self.log, transaction, ordinal: self.ordinal };
+        let identity = RowIdentity {
+            log: self.log,
+            transaction,
+            ordinal: self.ordinal,
+            fingerprint: Fingerprint(0),
+        };
         self.ordinal += 1;
         let mut row = OutboxRow::new(identity, self.micros);
         row.extra = vec![None; self.extras];

@@ -110,7 +110,8 @@ impl Layout {
     /// Reads the rows of one WRITE_ROWS event, inflated if it was compressed. `body` begins with
     /// the count of columns: behind table id, flags and the extra data of version 2.
     ///
-    /// `next` gives each row its identity and commit time, `give` takes it. What is text already
+    /// `next` gives each row its identity and commit time, `give` takes it, with its bytes in the
+    /// log. What is text already
     /// is a slice of `body`; what must be printed shares one buffer for the whole event.
     ///
     /// # Errors
@@ -120,7 +121,7 @@ impl Layout {
         &self,
         body: &Bytes,
         next: &mut dyn FnMut() -> OutboxRow,
-        give: &mut dyn FnMut(OutboxRow),
+        give: &mut dyn FnMut(OutboxRow, &[u8]),
     ) -> Result<(), RowError> {
         let mut cursor = Cursor::new(body, "rows event");
         let found = cursor.packed().map_err(|source| self.malformed(source))?;
@@ -139,10 +140,11 @@ impl Layout {
         let mut scratch = Scratch::new(self.scratch_bytes(body.len()));
         while !cursor.is_empty() {
             let mut row = next();
+            let before = cursor;
             let nulls = cursor.take(in_image.div_ceil(8));
             let nulls = nulls.map_err(|source| self.malformed(source))?;
             self.read_row(&mut cursor, image, nulls, body, &mut scratch, &mut row)?;
-            give(row);
+            give(row, before.until(&cursor));
         }
         Ok(())
     }

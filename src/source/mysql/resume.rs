@@ -298,7 +298,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::RowIdentity;
+    use crate::identity::{Fingerprint, RowIdentity};
 
     const SOURCE: u128 = 7;
 
@@ -313,7 +313,8 @@ mod tests {
     fn transaction(number: u64, rows: u32) -> Vec<Decoded> {
         let log = LogId::mysql(SOURCE, None);
         let row = |ordinal| {
-            let identity = RowIdentity { log, transaction: number, ordinal };
+            let fingerprint = Fingerprint(0);
+            let identity = RowIdentity { log, transaction: number, ordinal, fingerprint };
             Decoded::Row(OutboxRow::new(identity, 0))
         };
         let end = TransactionEnd {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::cluster;
 use super::connect::connect;
 use super::connection::WireError;
 use super::conninfo::ConnInfo;
@@ -95,7 +96,12 @@ impl Start<'_> {
     /// Cancel safe in that nothing is kept: a dropped call closes its connections.
     pub(crate) async fn open(&self, begin: Begin) -> Result<Session, MySqlError> {
         let Checked { mut sql, server, log, table } = self.check().await?;
-        let server_uuid = server.server_uuid.clone().unwrap_or_default();
+        let kept = match &begin {
+            Begin::First(_) => "",
+            Begin::Stored(stored) => &stored.server_uuid,
+            Begin::At(_, read_from) => read_from,
+        };
+        let server_uuid = cluster::uuid(&mut sql, self.settings, &server, kept).await?;
         let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, |uuid| uuid.as_u128());
         let (place, initial) = match begin {
             Begin::First(initial) => self.begin_first(initial, sql, &server, &table, uuid).await?,

@@ -162,7 +162,7 @@ pub(crate) fn holder() -> String {
 
 /// Tells this store from every other one, also from one in a process of the same number on a
 /// machine of the same name: containers are alike.
-fn nonce() -> u64 {
+pub(super) fn nonce() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     // The one source of the system's randomness in the standard library.
     std::hash::RandomState::new().build_hasher().finish()

@@ -20,7 +20,7 @@ use super::pgoutput::{Begin, Commit, Datum, Insert, MalformedError, Message, Rel
 use super::relation::{Known, Plan, PlannedColumn, RelationError, Relations, TypeKinds};
 use super::value::{Scratch, ValueError};
 use crate::config::QualifiedName;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, OutboxId, RowIdentity};
 use crate::outbox::{Columns, OutboxRow, Role};
 use crate::source::Change;
 
@@ -109,6 +109,7 @@ pub struct IgnoredCounts {
 #[derive(Debug, Clone)]
 pub struct Decoder {
     log: LogId,
+    outbox: OutboxId,
     relations: Relations,
     open: Option<Transaction>,
     ignored: IgnoredCounts,
@@ -123,6 +124,10 @@ struct Transaction {
     time: CommitTime,
     /// Ordinal of its next outbox row.
     ordinal: u32,
+    fingerprint: Fingerprint,
+    /// It was replicated from elsewhere: its commit time is what the session says it is, and may
+    /// be the same for many.
+    has_origin: bool,
 }
 
 impl Decoder {
@@ -131,6 +136,7 @@ impl Decoder {
     pub fn new(schema: String, table: String, columns: Columns, log: LogId) -> Self {
         Self {
             log,
+            outbox: OutboxId::new(&schema, &table),
             relations: Relations::new(schema, table, columns),
             open: None,
             ignored: IgnoredCounts::default(),
@@ -271,7 +277,8 @@ impl Decoder {
             return Err(DecodeError::Order { message: "Begin", place: "inside a transaction" });
         }
         let time = self.times.of(&begin);
-        self.open = Some(Transaction { begin, time, ordinal: 0 });
+        let fingerprint = Fingerprint::new(self.outbox, begin.committed_at_micros);
+        self.open = Some(Transaction { begin, time, ordinal: 0, fingerprint, has_origin: false });
         Ok(())
     }
 
@@ -279,6 +286,7 @@ impl Decoder {
     fn origin(&mut self) -> Result<(), DecodeError> {
         let mut open = self.inside("Origin")?;
         open.time = self.times.of_origin(&open.begin);
+        open.has_origin = true;
         self.open = Some(open);
         Ok(())
     }
@@ -310,7 +318,8 @@ impl Decoder {
         message: &Bytes,
         insert: &Insert<'_>,
     ) -> Result<Option<OutboxRow>, DecodeError> {
-        let Transaction { begin, time, ordinal } = self.inside("Insert")?;
+        let open = self.inside("Insert")?;
+        let Transaction { begin, time, ordinal, mut fingerprint, has_origin } = open;
         let plan = match self.relations.find(insert.relation) {
             Some(Known::Outbox(plan)) => plan,
             Some(Known::Other) => {
@@ -325,7 +334,11 @@ impl Decoder {
         let Some(next) = ordinal.checked_add(1) else {
             return Err(DecodeError::TooManyRows { transaction });
         };
-        let identity = RowIdentity { log: self.log, transaction: transaction.0, ordinal };
+        if has_origin {
+            fingerprint = fingerprint.with_row(insert.new.bytes());
+        }
+        let log = self.log;
+        let identity = RowIdentity { log, transaction: transaction.0, ordinal, fingerprint };
         let mut row = OutboxRow::new(identity, time.unix_micros);
         fill(&mut row, plan, insert, message, &mut self.scratch).map_err(|error| match error {
             FillError::Malformed(error) => error.into(),
@@ -338,7 +351,7 @@ impl Decoder {
                 DecodeError::Value { table: self.table_name(), column, source }
             }
         })?;
-        self.open = Some(Transaction { begin, time, ordinal: next });
+        self.open = Some(Transaction { ordinal: next, ..open });
         self.times.replaced += u64::from(time.is_replaced);
         Ok(Some(row))
     }

@@ -385,6 +385,11 @@ fn datum<'a>(reader: &mut Reader<'a>) -> Result<Datum<'a>, MalformedError> {
 }
 
 impl<'a> Tuple<'a> {
+    /// The values as they were sent.
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.data
+    }
+
     /// Walks through the values, once.
     pub(crate) fn datums(&self) -> Datums<'a> {
         let mut reader = Reader::new(self.data, "Insert");

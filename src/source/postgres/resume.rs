@@ -64,11 +64,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::identity::{LogId, RowIdentity};
+    use crate::identity::{Fingerprint, LogId, RowIdentity};
     use crate::outbox::OutboxRow;
 
     fn row(commit: u64, ordinal: u32) -> Change<Lsn> {
-        let identity = RowIdentity { log: LogId(1), transaction: commit, ordinal };
+        let identity = RowIdentity {
+            log: LogId(1),
+            transaction: commit,
+            ordinal,
+            fingerprint: Fingerprint(0),
+        };
         Change::Row(OutboxRow::new(identity, 0))
     }
 

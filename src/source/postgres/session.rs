@@ -44,7 +44,7 @@ pub(crate) struct System {
 
 impl System {
     pub(crate) fn log(self) -> LogId {
-        LogId::postgres(self.identifier, self.timeline)
+        LogId::postgres(self.identifier)
     }
 }
 

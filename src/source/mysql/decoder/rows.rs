@@ -115,17 +115,24 @@ impl Decoder {
             return Err(self.refused_xa());
         }
         let (log, transaction) = (open.log, open.number);
+        let (fingerprint, adds_rows) = (open.fingerprint, open.adds_rows);
         let committed_at_micros = open.committed_at_micros;
         let layout = self.tables.layout(map, &self.settings.columns, self.settings.flavor)?;
         let mut ordinal = self.held.count();
         let mut next = || {
-            let identity = RowIdentity { log, transaction, ordinal };
+            let identity = RowIdentity { log, transaction, ordinal, fingerprint };
             // At the last number `added` stops the transaction.
             ordinal = ordinal.saturating_add(1);
             OutboxRow::new(identity, committed_at_micros)
         };
         let held = &mut self.held;
-        layout.read_rows(body, &mut next, &mut |row| held.push(row))?;
+        let mut give = |mut row: OutboxRow, logged: &[u8]| {
+            if adds_rows {
+                row.identity.fingerprint = fingerprint.with_row(logged);
+            }
+            held.push(row);
+        };
+        layout.read_rows(body, &mut next, &mut give)?;
         let event_bytes = usize::try_from(event_bytes).unwrap_or(usize::MAX).max(body.len());
         self.held.added(event_bytes, out)
     }

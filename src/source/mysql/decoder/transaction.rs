@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{DecodeError, Decoded, Decoder, TransactionEnd};
-use crate::identity::LogId;
+use crate::identity::{Fingerprint, LogId};
 use crate::source::mysql::event::Header;
 use crate::source::mysql::event::body::Query;
 use crate::source::mysql::gtid::Gtid;
@@ -13,9 +13,12 @@ use crate::source::mysql::statement::{Statement, Table};
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) gtid: Option<Gtid>,
-    /// The two parts of an identity that all its rows share.
+    /// The parts of an identity that all its rows share.
     pub(super) log: LogId,
     pub(super) number: u64,
+    pub(super) fingerprint: Fingerprint,
+    /// Other transactions may have the same fingerprint: each row adds itself.
+    pub(super) adds_rows: bool,
     pub(super) committed_at_micros: i64,
     pub(super) phase: Phase,
     pub(super) xa: Xa,

@@ -17,7 +17,19 @@ pub(crate) struct Begin {
     /// Microseconds since 1970, UTC: when it was first committed. MariaDB tells whole seconds,
     /// and those of its first statement.
     pub(crate) committed_at_micros: i64,
+    /// The part of that which every server of a failover has: the microsecond of the first commit,
+    /// else the second.
+    pub(crate) moment: Moment,
     pub(crate) form: Form,
+}
+
+/// When a transaction was first committed, as far as every server that has it says the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Microseconds since 1970.
+    Exact(i64),
+    /// The same, of a whole second: many transactions may share it.
+    Second(i64),
 }
 
 /// What kind of transaction follows.
@@ -70,17 +82,18 @@ fn untagged(body: &[u8], seconds: i64, named: bool) -> Result<Begin, MalformedEr
     if named && !(1..=NUMBER_MAX).contains(&number) {
         return Err(cursor.malformed());
     }
-    let mut committed_at_micros = seconds;
+    let (mut committed_at_micros, mut moment) = (seconds, Moment::Second(seconds));
     if !cursor.is_empty() && cursor.u8()? == LOGICAL_TIMESTAMP_TYPECODE {
         cursor.take(16)?;
         if !cursor.is_empty() {
             let here = uint(&mut cursor, 7)?;
             let first = if here & ORIGINAL_FOLLOWS == 0 { here } else { uint(&mut cursor, 7)? };
             committed_at_micros = micros(first, here & !ORIGINAL_FOLLOWS, seconds);
+            moment = exact(first, seconds);
         }
     }
     let gtid = Some(Gtid::MySql { source, tag: None, number });
-    Ok(Begin { gtid, committed_at_micros, form: Form::Announced })
+    Ok(Begin { gtid, committed_at_micros, moment, form: Form::Announced })
 }
 
 /// GTID_TAGGED_LOG_EVENT (8.3+), in the format of `mysql::serialization`
@@ -120,9 +133,11 @@ fn tagged(body: &[u8], seconds: i64) -> Result<Begin, MalformedError> {
     let (Some(source), Some(number)) = (source, number) else {
         return Err(cursor.malformed());
     };
-    let committed_at_micros = micros(first.unwrap_or(here), here, seconds);
+    let first = first.unwrap_or(here);
+    let committed_at_micros = micros(first, here, seconds);
+    let moment = exact(first, seconds);
     let gtid = Some(Gtid::MySql { source, tag: name, number });
-    Ok(Begin { gtid, committed_at_micros, form: Form::Announced })
+    Ok(Begin { gtid, committed_at_micros, moment, form: Form::Announced })
 }
 
 fn uuid(cursor: &mut Cursor<'_>) -> Result<u128, MalformedError> {
@@ -157,6 +172,14 @@ fn micros(first: u64, here: u64, seconds: i64) -> i64 {
     i64::try_from(known).ok().filter(|micros| *micros > 0).unwrap_or(seconds)
 }
 
+/// The time on this server is no part of it: a replica has another one.
+fn exact(first: u64, seconds: i64) -> Moment {
+    match i64::try_from(first) {
+        Ok(micros) if micros > 0 => Moment::Exact(micros),
+        Ok(_) | Err(_) => Moment::Second(seconds),
+    }
+}
+
 /// GTID_EVENT of MariaDB:
 ///
 /// ```text
@@ -179,5 +202,5 @@ fn mariadb(header: &Header, body: &[u8], seconds: i64) -> Result<Begin, Malforme
         _ => Form::Group,
     };
     let gtid = Some(Gtid::MariaDb { domain, server: header.server, number });
-    Ok(Begin { gtid, committed_at_micros: seconds, form })
+    Ok(Begin { gtid, committed_at_micros: seconds, moment: Moment::Second(seconds), form })
 }

@@ -1,6 +1,6 @@
 use super::body::{FormatDescription, Query, Rotate, RowsHead, RowsVersion, XaPrepare, incident};
 use super::compressed::inflate;
-use super::gtid::{Begin, Form};
+use super::gtid::{Begin, Form, Moment};
 use super::*;
 use crate::source::mysql::gtid::Gtid;
 
@@ -131,12 +131,23 @@ fn gtids_of_all_layouts_are_read_and_no_prefix_of_them() {
     let old = begin(kind::GTID_LOG_EVENT, GTID).unwrap();
     assert_eq!(
         old,
-        Begin { gtid: gtid.clone(), committed_at_micros: 16_000_000, form: Form::Announced }
+        Begin {
+            gtid: gtid.clone(),
+            committed_at_micros: 16_000_000,
+            moment: Moment::Second(16_000_000),
+            form: Form::Announced,
+        }
     );
     // 8.0: committed here, and first elsewhere
     let clock =
         [GTID, &[2], &[0; 16], &[0, 0, 0, 0, 0, 0x10, 0x80], &[7, 0, 0, 0, 0, 0, 0]].concat();
-    assert_eq!(begin(kind::GTID_LOG_EVENT, &clock).unwrap().committed_at_micros, 7);
+    let both = begin(kind::GTID_LOG_EVENT, &clock).unwrap();
+    assert_eq!((both.committed_at_micros, both.moment), (7, Moment::Exact(7)));
+    // first where no clock was written down: that of here is another one on each server
+    let unknown =
+        [GTID, &[2], &[0; 16], &[9, 0, 0, 0, 0, 0, 0x80], &[0, 0, 0, 0, 0, 0, 0]].concat();
+    let unknown = begin(kind::GTID_LOG_EVENT, &unknown).unwrap();
+    assert_eq!((unknown.committed_at_micros, unknown.moment), (9, Moment::Second(16_000_000)));
     let clock = [GTID, &[2], &[0; 16], &[9, 0, 0, 0, 0, 0, 0]].concat();
     assert_eq!(begin(kind::GTID_LOG_EVENT, &clock).unwrap().committed_at_micros, 9);
     assert_eq!(begin(kind::ANONYMOUS_GTID_LOG_EVENT, &clock).unwrap().gtid, None);
@@ -163,7 +174,8 @@ fn mariadb_tells_what_follows_its_gtid() {
         (0x8D, Form::Standalone),
     ] {
         let body = [5, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, flags, 0, 0, 0, 0, 0, 0];
-        let expected = Begin { gtid: gtid.clone(), committed_at_micros: 16_000_000, form };
+        let moment = Moment::Second(16_000_000);
+        let expected = Begin { gtid: gtid.clone(), committed_at_micros: 16_000_000, moment, form };
         assert_eq!(begin(kind::GTID_EVENT, &body), Ok(expected));
         for length in 0..14 {
             assert!(begin(kind::GTID_EVENT, &body[..length]).is_err());

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::{Map, Value};
 
 use super::*;
-use crate::identity::{LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, RowIdentity};
 
 /// Captured files, with the server's flavor.
 pub(in super::super) const CAPTURES: [(&str, Flavor); 3] =
@@ -61,7 +61,8 @@ fn rows_event(kind: u8, body: &Bytes) -> Option<(u64, Bytes)> {
 }
 
 fn blank() -> OutboxRow {
-    OutboxRow::new(RowIdentity { log: LogId(0), transaction: 1, ordinal: 0 }, 0)
+    let fingerprint = Fingerprint(0);
+    OutboxRow::new(RowIdentity { log: LogId(0), transaction: 1, ordinal: 0, fingerprint }, 0)
 }
 
 /// A mapping of `names` as further columns, and of nothing else.
@@ -79,7 +80,7 @@ fn extras<'a>(names: impl Iterator<Item = &'a str>) -> Columns {
 
 fn read(layout: &Layout, body: &Bytes) -> Result<Vec<OutboxRow>, RowError> {
     let mut rows = Vec::new();
-    layout.read_rows(body, &mut blank, &mut |row| rows.push(row))?;
+    layout.read_rows(body, &mut blank, &mut |row, _| rows.push(row))?;
     Ok(rows)
 }
 

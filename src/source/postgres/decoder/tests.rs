@@ -443,7 +443,15 @@ fn a_restart_forgets_the_connection_but_not_the_counts() {
     decoder.decode(&relation(1, "outbox", &COLUMNS), &mut changes).unwrap();
     decoder.decode(&insert(1), &mut changes).unwrap();
     let [Change::Row(row)] = &changes[..] else { panic!("one row") };
-    assert_eq!(row.identity, RowIdentity { log: LogId(8), transaction: 300, ordinal: 0 });
+    assert_eq!(
+        row.identity,
+        RowIdentity {
+            log: LogId(8),
+            transaction: 300,
+            ordinal: 0,
+            fingerprint: row.identity.fingerprint,
+        }
+    );
 }
 
 #[test]
@@ -660,4 +668,44 @@ fn a_commit_time_that_cannot_be_is_replaced_and_counted_by_row() {
         assert_eq!(row.committed_at_micros, 1_800_000_000_000_000);
     }
     assert_eq!(decoder.replaced_times(), 2);
+
+/// The identity of the first row of a transaction that was committed at `micros`.
+fn first_identity(table: &str, micros: u64, origin: bool, payload: &[u8]) -> RowIdentity {
+    let mut decoder = decoder(table);
+    decoder.restart(LOG);
+    let mut changes = Vec::new();
+    let begin = Wire::new(b'B').u64(300).u64(micros).u32(7).done();
+    decoder.decode(&begin, &mut changes).unwrap();
+    if origin {
+        let origin = Wire::new(b'O').u64(1).string("elsewhere").done();
+        decoder.decode(&origin, &mut changes).unwrap();
+    }
+    let columns = ["id", "aggregatetype", "aggregateid", "type", "payload"];
+    let mut relation = Wire::new(b'R').u32(1).string("app").string(table).u8(b'd').u16(5);
+    for column in columns {
+        relation = relation.u8(0).string(column).u32(25).u32(u32::MAX);
+    }
+    decoder.decode(&relation.done(), &mut changes).unwrap();
+    let mut insert = Wire::new(b'I').u32(1).u8(b'N').u16(5);
+    for value in [b"1", b"t", b"k", b"e", payload] {
+        insert = insert.value(b't', value);
+    }
+    decoder.decode(&insert.done(), &mut changes).unwrap();
+    let Some(Change::Row(row)) = changes.pop() else { panic!("a row") };
+    row.identity
+}
+
+#[test]
+fn an_identity_is_that_of_an_outbox_and_of_a_moment() {
+    let first = first_identity("outbox_a", 5, false, b"1");
+    assert_eq!(first, first_identity("outbox_a", 5, false, b"2"), "no column is part of it");
+    assert_ne!(first, first_identity("outbox_b", 5, false, b"1"));
+    assert_ne!(first, first_identity("outbox_a", 6, false, b"1"));
+}
+
+#[test]
+fn where_a_session_says_when_it_commits_the_row_is_part_of_its_identity() {
+    let first = first_identity("outbox_a", 5, true, b"1");
+    assert_eq!(first, first_identity("outbox_a", 5, true, b"1"));
+    assert_ne!(first, first_identity("outbox_a", 5, true, b"2"));
 }

@@ -82,7 +82,7 @@ fn rows_are_named_by_their_transaction_and_counted_in_it() {
                                 (LogId::mysql(*source, tag.as_deref()), *number)
                             }
                             Some(Gtid::MariaDb { domain, server, number }) => {
-                                (LogId::mariadb(*domain, *server), *number)
+                                (LogId::mariadb(SERVER_UUID, *domain, *server), *number)
                             }
                             None => (LogId::mysql(SERVER_UUID, None), row.identity.transaction),
                         };
