@@ -9,7 +9,7 @@ use crate::support::postgres::{Postgres, Version};
 use crate::support::process::eventually;
 use crate::support::relay::Relay;
 use crate::support::slot::{create_outbox, create_publication_and_slot, create_slot};
-use crate::support::stage::{PATIENCE, quick, quick_relay};
+use crate::support::stage::{PATIENCE, quick};
 
 const STREAM: &str = "Order";
 
@@ -111,11 +111,45 @@ fn two_relays_on_one_outbox_send_the_same_identity() {
     stream.must_hold(5, String::new);
 }
 
-/// A server whose data folder can be put aside and brought back.
+/// A failover: the promoted server writes a timeline of its own, and has the rows of the old one.
+#[test]
+fn a_row_has_the_same_identity_on_a_later_timeline() {
+    // given rows that a relay has sent
+    let mut stream = Stream::start();
+    let mut server = Postgres::start(Version::V15);
+    let name = server.empty_outbox("timelines");
+    let other = format!("{name}_other");
+    let client = server.client_for(&name);
+    create_slot(&client, &other, "pgoutput");
+    for number in 0..5 {
+        client.run(&insert("outbox", number));
+    }
+    let send = |slot: &str, server: &Postgres, sink: &str| {
+        let relay = Relay::new(&server.url_for(&name), sink).slot(slot).publication(&name);
+        let mut relay = quick(relay).started();
+        finish::<Postgres>(&mut relay, &server.client_for(&name), slot);
+        relay.log()
+    };
+    send(&name, &server, &stream.url());
+    // when the server is promoted, and another relay reads them from there
+    server.stop_fast();
+    server.configure(&["restore_command = 'false'"]);
+    std::fs::write(server.data().join("recovery.signal"), "").unwrap();
+    server.restart();
+    let client = server.client_for(&name);
+    let promoted = || client.value("SELECT pg_is_in_recovery()").as_deref() == Some("f");
+    assert!(eventually(PATIENCE, promoted), "{}", server.log());
+    client.run(&insert("outbox", 5));
+    let log = send(&other, &server, &stream.url());
+    // then the broker knows the old ones
+    stream.must_hold(6, || log.clone());
+}
+
+/// A server whose data folder can be copied while it is stopped.
 trait Copied: Server + Sized {
     fn halt(&mut self);
     fn go_on(&mut self);
-    /// A server of its own, at another address, on a copy of the halted one's data folder.
+    /// A server of its own, at another address, on a copy of this halted one's data folder.
     fn copy(&self) -> Self;
     fn insert(client: &Self::Client, number: u32);
 }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use super::{VERSIONS, run_all};
 use crate::support::broker::Kind;
+use crate::support::database::{Initial, Server, init, relay_first};
+use crate::support::ledger::Ledger;
 use crate::support::mysql::{MySql, Version, literal};
 use crate::support::process::eventually;
-use crate::support::proxy::{Direction, Ending};
-use crate::support::stage::{PATIENCE, Stage};
+use crate::support::proxy::{Direction, Ending, Event};
+use crate::support::stage::{AGGREGATE_TYPE, PATIENCE, Stage, drains, quick};
 
 /// A replica that writes what it replicates into its own binlog, and nothing else.
 fn replica_of(primary: &MySql) -> MySql {
@@ -89,5 +91,40 @@ fn a_relay_goes_on_at_the_replica_that_takes_the_place_of_its_primary() {
     for version in VERSIONS.into_iter().filter(|version| !version.is_left_out()) {
         eprintln!("on {version:?}");
         goes_on(version);
+    }
+}
+
+/// What one relay has sent from the primary, another one sends from the replica.
+fn keeps_identities(version: Version) {
+    const ROWS: u64 = 50;
+    // given rows that one relay has sent from the primary, and a replica that has them
+    let primary = MySql::start(version);
+    let replica = replica_of(&primary);
+    let stage = Stage::set(&primary, Kind::Nats, "identities");
+    init(&primary.url_for(&stage.name), "other");
+    let ledger = Ledger::default();
+    MySql::bulk(&stage.client(&primary), &ledger, ROWS);
+    let mut relay = stage.relay(&primary).started();
+    assert!(stage.drains(&primary), "{}", relay.log());
+    assert!(relay.terminate().success(), "{}", relay.log());
+    await_replica(&primary, &replica);
+    promote(&replica);
+    // when the other relay, whose position came along, sends them from there
+    let (proxy, sink) = stage.another_way();
+    let url = replica.url_for(&stage.name);
+    let mut other = quick(relay_first(&url, &sink, "other", Initial::Skip)).started();
+    assert!(drains::<MySql>(&stage.client(&replica), "other", PATIENCE), "{}", other.log());
+    assert!(other.terminate().success(), "{}", other.log());
+    // then the broker knows each of them
+    assert_eq!(proxy.seen(Event::Publish), ROWS, "{}", other.log());
+    let stream = stage.broker.block_on(stage.broker.nats().read_back(AGGREGATE_TYPE));
+    assert_eq!(stream.len() as u64, ROWS, "{}", other.log());
+}
+
+#[test]
+fn a_row_has_the_same_identity_on_a_promoted_replica() {
+    for version in VERSIONS.into_iter().filter(|version| !version.is_left_out()) {
+        eprintln!("on {version:?}");
+        keeps_identities(version);
     }
 }
