@@ -668,6 +668,7 @@ fn a_commit_time_that_cannot_be_is_replaced_and_counted_by_row() {
         assert_eq!(row.committed_at_micros, 1_800_000_000_000_000);
     }
     assert_eq!(decoder.replaced_times(), 2);
+}
 
 /// The identity of the first row of a transaction that was committed at `micros`.
 fn first_identity(table: &str, micros: u64, origin: bool, payload: &[u8]) -> RowIdentity {
