@@ -2,6 +2,7 @@
 //!
 //! Knows neither how it came out of a log nor which broker takes it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -60,11 +61,53 @@ impl Message {
         id.chain(event_type).chain(own)
     }
 
+    /// The topic as a log line or an error may name it: without the row's key, where a template
+    /// has put it there.
+    pub(crate) fn topic_shown(&self) -> Cow<'_, str> {
+        match self.key.as_deref().map(std::str::from_utf8) {
+            Some(Ok(key)) => without_key(&self.topic, key),
+            Some(Err(_)) | None => Cow::Borrowed(&self.topic),
+        }
+    }
+
     /// Bytes of key, value, headers and topic: what counts against a batch's and a broker's
     /// limits, without the framing that each broker adds.
     pub fn size_bytes(&self) -> usize {
         let headers: usize = self.headers().map(|(name, value)| name.len() + value.len()).sum();
         let length = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
         self.topic.len() + length(&self.key) + length(&self.value) + headers
+    }
+}
+
+/// A name with each of its parts that is the key replaced by `{key}`: keys may be personal, and
+/// have no place in a log.
+pub(crate) fn without_key<'a>(name: &'a str, key: &str) -> Cow<'a, str> {
+    if key.is_empty() || !name.contains(key) {
+        return Cow::Borrowed(name);
+    }
+    // A key with dots of its own stands in no single part.
+    if key.contains('.') {
+        return Cow::Owned(name.replace(key, "{key}"));
+    }
+    let parts: Vec<&str> =
+        name.split('.').map(|part| if part == key { "{key}" } else { part }).collect();
+    Cow::Owned(parts.join("."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_shown_without_the_key_and_else_as_it_is() {
+        for (name, key, shown) in [
+            ("orders.7", "7", "orders.{key}"),
+            ("7.orders.7", "7", "{key}.orders.{key}"),
+            ("orders7.77", "7", "orders7.77"),
+            ("orders.ann@example.com", "ann@example.com", "orders.{key}"),
+            ("orders", "", "orders"),
+        ] {
+            assert_eq!(without_key(name, key), shown);
+        }
     }
 }

@@ -12,8 +12,10 @@ use bytes::Bytes;
 use walpost::sink::{Sink, SinkConfig, Verdict, open};
 use walpost::{FailureKind, Header, Message};
 
+use crate::support::log::captured;
 use crate::support::nats::{Nats, Record};
 use crate::support::process::free_port;
+use crate::support::proxy::Proxy;
 use crate::support::sample;
 
 /// The server that tests share which do not break it.
@@ -365,6 +367,339 @@ async fn swallowed_acks_are_unknown_after_the_timeout_and_the_retry_stores_nothi
     let again = sink.deliver_all(&batch).await.unwrap();
     assert_eq!(again, vec![Verdict::Confirmed; 20]);
     assert_eq!(nats.read_back("SWALLOW").await.len(), 21);
+}
+
+#[tokio::test]
+async fn another_row_of_the_same_identity_is_stored_and_named_and_a_repeat_is_neither() {
+    let nats = shared();
+    nats.create_stream("FOREIGN", &["foreign"]).await;
+    let (_guard, log) = captured();
+    let mine = messages("foreign", 20);
+    // given rows of another database that has the same identities, such as a copy of this one
+    let mut theirs = mine.clone();
+    for message in &mut theirs[..15] {
+        message.id = Some(Bytes::from("another"));
+    }
+    for message in &mut theirs[15..] {
+        message.value = Some(Bytes::from("{}"));
+    }
+    // when both publish, and each again as after a crash
+    let confirmed = vec![Verdict::Confirmed; 20];
+    for _ in 0..2 {
+        assert_eq!(sink(&nats.url(), "").deliver(&mine).await.unwrap(), confirmed);
+    }
+    assert!(log().is_empty(), "{}", log());
+    for _ in 0..2 {
+        let sink = sink(&nats.url(), "");
+        assert_eq!(sink.deliver(&theirs).await.unwrap(), confirmed);
+        sink.close().await.unwrap();
+    }
+    // then the stream holds every row once, and the log says of which stream and how many
+    let records = nats.read_back("FOREIGN").await;
+    assert_eq!(records.len(), 40);
+    let payloads = |records: &[Record]| records.iter().map(|one| one.payload.clone()).collect();
+    let (first, second): (Vec<Bytes>, Vec<Bytes>) =
+        (payloads(&records[..20]), payloads(&records[20..]));
+    assert_eq!(first, mine.iter().map(|one| one.value.clone().unwrap()).collect::<Vec<_>>());
+    assert_eq!(second, theirs.iter().map(|one| one.value.clone().unwrap()).collect::<Vec<_>>());
+    assert!(log().contains("stream=\"FOREIGN\" duplicates=20"), "{}", log());
+    // and it can be an end instead
+    let stop = sink(&nats.url(), "on_foreign_duplicate = 'stop'");
+    let mut other = mine[..1].to_vec();
+    other[0].value = Some(Bytes::from("third"));
+    let verdicts = stop.deliver(&other).await.unwrap();
+    assert!(
+        matches!(&verdicts[0], Verdict::Rejected(r) if r.contains("\"FOREIGN\"")),
+        "{verdicts:?}"
+    );
+    assert_eq!(nats.read_back("FOREIGN").await.len(), 40);
+}
+
+#[tokio::test]
+async fn a_duplicate_of_a_consumed_row_is_a_repeat_only_while_it_can_be_one() {
+    let nats = shared();
+    nats.create_stream_with(stream::Config {
+        name: "CONSUMED".into(),
+        subjects: vec!["consumed".into()],
+        duplicate_window: Duration::from_secs(2),
+        ..Default::default()
+    })
+    .await;
+    let (_guard, log) = captured();
+    let (first, second) = (messages("consumed", 5), messages("consumed", 5));
+    let confirmed = vec![Verdict::Confirmed; 5];
+    let context = nats.jetstream().await;
+    let mut stream = context.get_stream("CONSUMED").await.unwrap();
+    let old = sink(&nats.url(), "");
+    assert_eq!(old.deliver(&first).await.unwrap(), confirmed);
+    for record in nats.read_back("CONSUMED").await {
+        stream.delete_message(record.sequence).await.unwrap();
+    }
+    // A new process may repeat what an older one sent.
+    let (new, started) = (sink(&nats.url(), ""), Instant::now());
+    assert_eq!(new.deliver(&first).await.unwrap(), confirmed);
+    assert_eq!(stream.info().await.unwrap().state.messages, 0);
+    // Later than the stream remembers it cannot, so these are another's.
+    while started.elapsed() < Duration::from_millis(2_100) {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(log().is_empty(), "{}", log());
+    assert_eq!(old.deliver(&second).await.unwrap(), confirmed);
+    for record in nats.read_back("CONSUMED").await {
+        stream.delete_message(record.sequence).await.unwrap();
+    }
+    assert_eq!(new.deliver(&second).await.unwrap(), confirmed);
+    assert_eq!(stream.info().await.unwrap().state.messages, 5);
+    assert!(log().contains("stream=\"CONSUMED\" duplicates=1"), "{}", log());
+}
+
+#[tokio::test]
+async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_missing() {
+    let [mut one, mut two, mut three] = Nats::start_cluster();
+    let config = stream::Config {
+        name: "QUORUM".into(),
+        subjects: vec!["quorum".into()],
+        num_replicas: 3,
+        ..Default::default()
+    };
+    let context = one.jetstream().await;
+    let made = async {
+        while context.create_stream(config.clone()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), made).await.expect("the cluster has a leader");
+    let sink = sink(&one.url(), "ack_timeout = '1s'");
+    assert_eq!(sink.deliver(&messages("quorum", 3)).await.unwrap(), vec![Verdict::Confirmed; 3]);
+    let mut mixed = messages("quorum", 2);
+    mixed[1].topic = "nowhere".into();
+    let verdicts = sink.deliver(&mixed).await.unwrap();
+    assert!(matches!(verdicts[1], Verdict::Absent(_)), "{verdicts:?}");
+
+    // when two of three are gone, until the last one has noticed that it leads nothing
+    two.kill();
+    three.kill();
+    let batch = messages("quorum", 2);
+    let (mut attempts, started) = (0, Instant::now());
+    loop {
+        let verdicts = match sink.deliver(&mixed).await {
+            Ok(mut verdicts) => {
+                verdicts.extend(sink.deliver(&batch).await.unwrap_or_default());
+                verdicts
+            }
+            Err(failure) => {
+                assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
+                continue;
+            }
+        };
+        attempts += 1;
+        for verdict in &verdicts {
+            // "nowhere" may still be called missing by one that thinks that it leads.
+            let told = matches!(verdict, Verdict::Absent(why) if why.contains("nowhere"));
+            assert!(told || matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
+        }
+        let led = verdicts.iter().any(|one| reason(one).contains("nobody takes subject"));
+        if led && attempts >= 3 {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{verdicts:?}");
+    }
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    assert!(verdicts.iter().all(|one| matches!(one, Verdict::Unknown(_))), "{verdicts:?}");
+    let start = sink.probe().await;
+    assert!(start.as_ref().is_err_and(|one| one.kind() == FailureKind::Transient), "{start:?}");
+
+    // then its return heals it
+    two.restart();
+    let healed = async {
+        loop {
+            match sink.deliver(&batch).await {
+                Ok(verdicts) if verdicts == vec![Verdict::Confirmed; 2] => return,
+                Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), healed).await.expect("the quorum is back");
+    one.kill();
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_no_rows_is_absent_by_its_name() {
+    let nats = Nats::start();
+    nats.create_stream("SEALED", &["sealed"]).await;
+    let sealed = stream::Config {
+        name: "SEALED".into(),
+        subjects: vec!["sealed".into()],
+        sealed: true,
+        ..Default::default()
+    };
+    nats.update_stream(sealed).await;
+    let counter = serde_json::json!({
+        "name": "COUNTER", "subjects": ["counter"], "retention": "limits", "storage": "file",
+        "discard": "old", "num_replicas": 1, "allow_msg_counter": true, "allow_direct": true,
+    });
+    let context = nats.jetstream().await;
+    let made: serde_json::Value = context.request("STREAM.CREATE.COUNTER", &counter).await.unwrap();
+    assert!(made.get("error").is_none(), "{made}");
+    let sink = sink(&nats.url(), "");
+    let batch = [message("sealed", "x"), message("counter", "x")];
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    for (verdict, name) in verdicts.iter().zip(["\"SEALED\"", "\"COUNTER\""]) {
+        assert!(matches!(verdict, Verdict::Absent(r) if r.contains(name)), "{verdict:?}");
+    }
+    let warnings = sink.probe().await.unwrap().join("\n");
+    for name in ["\"SEALED\" is sealed", "\"COUNTER\" holds counters"] {
+        assert!(warnings.contains(name), "{warnings}");
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_keeps_nothing_is_warned_of_at_the_start_and_while_it_takes_rows() {
+    let nats = Nats::start();
+    nats.create_stream_with(stream::Config {
+        name: "INTEREST".into(),
+        subjects: vec!["interest".into()],
+        retention: stream::RetentionPolicy::Interest,
+        ..Default::default()
+    })
+    .await;
+    nats.create_stream_with(stream::Config {
+        name: "SMALL".into(),
+        subjects: vec!["small".into()],
+        max_messages: 10,
+        max_age: Duration::from_secs(60),
+        duplicate_window: Duration::from_secs(60),
+        ..Default::default()
+    })
+    .await;
+    let sink = sink(&nats.url(), "");
+    let (_guard, log) = captured();
+
+    let warnings = sink.probe().await.unwrap();
+    assert!(
+        warnings[0].contains("\"INTEREST\"") && warnings[0].contains("no consumer"),
+        "the worst comes first: {warnings:?}"
+    );
+    for words in ["max_msgs 10", "60s (max_age)"] {
+        assert!(warnings[1].contains("\"SMALL\"") && warnings[1].contains(words), "{warnings:?}");
+    }
+    // Its consumers may go while rows come.
+    let verdicts = sink.deliver(&messages("interest", 2)).await.unwrap();
+    assert_eq!(verdicts, vec![Verdict::Confirmed; 2], "NATS says so");
+    assert_eq!(nats.read_back("INTEREST").await.len(), 0);
+    assert!(log().contains("\"INTEREST\"") && log().contains("stores nothing"), "{}", log());
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_answer_holds_its_own_rows_and_keeps_the_connection() {
+    let nats = Nats::start();
+    nats.create_stream("ANSWERS", &["answers"]).await;
+    nats.create_stream_with(stream::Config {
+        name: "MUTE".into(),
+        subjects: vec!["mute".into()],
+        no_ack: true,
+        ..Default::default()
+    })
+    .await;
+    let proxy = Proxy::start(([127, 0, 0, 1], nats.port()).into());
+    let sink = sink(&format!("nats://{}", proxy.addr()), "ack_timeout = '300ms'");
+    for _ in 0..3 {
+        let batch = [message("mute", "x"), message("answers", "x")];
+        let verdicts = sink.deliver(&batch).await.unwrap();
+        assert!(
+            matches!(&verdicts[0], Verdict::Unknown(r) if r.contains("quorum")),
+            "{verdicts:?}"
+        );
+        assert_eq!(verdicts[1], Verdict::Confirmed);
+    }
+    assert_eq!(proxy.accepted(), 1, "one connection all the while");
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_given_up_for_a_new_one_and_a_stop_does_not_wait_for_it() {
+    let nats = Nats::start();
+    nats.create_stream("SILENT", &["silent"]).await;
+    let proxy = Proxy::start(([127, 0, 0, 1], nats.port()).into());
+    let sink = sink(&format!("nats://{}", proxy.addr()), "ack_timeout = '500ms'");
+    assert_eq!(sink.deliver(&messages("silent", 1)).await.unwrap(), [Verdict::Confirmed]);
+    // when the connection that is there falls silent, and new ones pass
+    proxy.freeze_open();
+    let batch = messages("silent", 5);
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    assert!(verdicts.iter().all(|one| matches!(one, Verdict::Unknown(_))), "{verdicts:?}");
+    // then the retry goes over another one
+    assert_eq!(sink.deliver(&batch).await.unwrap(), vec![Verdict::Confirmed; 5]);
+    assert_eq!(proxy.accepted(), 2);
+    // and a stop with rows on their way ends at once
+    proxy.freeze_open();
+    let lane = tokio::spawn({
+        let sink = Arc::clone(&sink);
+        async move { sink.deliver(&messages("silent", 5)).await }
+    });
+    tokio::task::yield_now().await;
+    lane.abort();
+    let closed = tokio::time::timeout(Duration::from_secs(10), sink.close()).await;
+    closed.expect("a close is bounded").unwrap();
+}
+
+#[tokio::test]
+async fn the_servers_limits_are_those_of_the_connection_of_now() {
+    let mut nats = Nats::start();
+    nats.create_stream("LIMITS", &["limits"]).await;
+    let sink = sink(&nats.url(), "ack_timeout = '1s'");
+    let large = || message("limits", vec![b'x'; 200_000]);
+    assert_eq!(sink.deliver(&[large()]).await.unwrap(), [Verdict::Confirmed]);
+    let restart = |nats: &mut Nats, configuration: &str| {
+        nats.stop();
+        nats.configure(configuration);
+        nats.restart();
+    };
+    let settled = |batch: Vec<Message>| {
+        let sink = Arc::clone(&sink);
+        async move {
+            loop {
+                match sink.deliver(&batch).await {
+                    Ok(verdicts) if !matches!(verdicts[0], Verdict::Unknown(_)) => return verdicts,
+                    Ok(_) => {}
+                    Err(failure) => {
+                        assert_eq!(failure.kind(), FailureKind::Transient, "{failure}");
+                    }
+                }
+            }
+        }
+    };
+    restart(&mut nats, "max_payload: 65536\n");
+    let verdicts = settled(vec![large(), message("limits", "x")]).await;
+    assert!(matches!(&verdicts[0], Verdict::Rejected(r) if r.contains("65536")), "{verdicts:?}");
+    assert_eq!(verdicts[1], Verdict::Confirmed);
+    restart(&mut nats, "");
+    assert_eq!(settled(vec![large()]).await, [Verdict::Confirmed]);
+}
+
+#[tokio::test]
+async fn no_reason_names_the_rows_key() {
+    let users = "authorization { users: [
+        { user: admin, password: a }
+        { user: relay, password: r,
+          permissions: { publish: [\"open.>\", \"$JS.API.>\"], subscribe: [\"_INBOX.>\"] } } ] }";
+    let nats = Nats::start_with(users, "admin:a@");
+    nats.create_stream("OPEN", &["open.a.>"]).await;
+    let sink = sink(&format!("nats://relay:r@127.0.0.1:{}", nats.port()), "ack_timeout = '1s'");
+    let key = "ann@example.com";
+    let mut batch: Vec<Message> = ["open.missing.", "shut.", "open.a. ", "open.a."]
+        .iter()
+        .map(|start| message(&format!("{start}{key}"), "x"))
+        .collect();
+    batch[3].value = Some(Bytes::from(vec![b'x'; 2 << 20]));
+    for message in &mut batch {
+        message.key = Some(Bytes::from(key));
+    }
+    let verdicts = sink.deliver(&batch).await.unwrap();
+    for verdict in &verdicts {
+        assert!(!matches!(verdict, Verdict::Confirmed), "{verdicts:?}");
+        assert!(!reason(verdict).contains(key), "{verdict:?}");
+        assert!(reason(verdict).contains("{key}"), "{verdict:?}");
+    }
 }
 
 #[tokio::test]

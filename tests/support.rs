@@ -11,6 +11,7 @@ pub mod database;
 pub mod frames;
 pub mod kafka;
 pub mod ledger;
+pub mod log;
 pub mod mysql;
 pub mod nats;
 pub mod postgres;

@@ -16,6 +16,8 @@ mod confirms;
 mod envelope;
 mod exchanges;
 mod link;
+mod naming;
+mod pauses;
 mod publisher;
 mod session;
 mod target;
@@ -29,9 +31,12 @@ use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use self::envelope::{Envelopes, Template};
+use self::envelope::{CopyHeaders, Envelope, Envelopes, Template};
 use self::link::Link;
+use self::naming::Naming;
+use self::pauses::{Leave, Pauses, Route};
 use self::publisher::{Job, Publisher};
+use self::session::Rules;
 use self::target::{Login, Target};
 use super::{
     Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts, readable, secret_option,
@@ -65,8 +70,15 @@ struct Options {
     ca_file: Option<PathBuf>,
     /// Property `content_type`; empty leaves it out. The payload is untouched whatever it says.
     content_type: String,
-    /// Heartbeat to agree on with the broker, whole seconds; `"20s"`, `"0"` for none.
+    /// Heartbeat to agree on with the broker, whole seconds; a connection that is silent for two
+    /// of them is given up. `"20s"`; `"0"` leaves it to the broker.
     heartbeat: String,
+    /// What becomes of a row's header `CC` or `BCC`.
+    copy_headers: CopyHeaders,
+    /// Longest pause between attempts that the broker refuses; `"30s"`.
+    nack_pause_max: String,
+    /// A row that was refused for so long is rejected; without it, never.
+    nack_wait: Option<String>,
 }
 
 impl Default for Options {
@@ -81,6 +93,9 @@ impl Default for Options {
             ca_file: None,
             content_type: "application/json".into(),
             heartbeat: "20s".into(),
+            copy_headers: CopyHeaders::Reject,
+            nack_pause_max: "30s".into(),
+            nack_wait: None,
         }
     }
 }
@@ -94,7 +109,7 @@ fn duration(key: &str, text: &str) -> Result<Duration, OpenError> {
 pub struct RabbitMqSink {
     target: Arc<Target>,
     envelopes: Envelopes,
-    confirm_timeout: Duration,
+    rules: Arc<Rules>,
     /// Exchange that every message goes to, where the option names one.
     exchange_fixed: Option<String>,
     /// Started by the first call, since the sink is made before there is a runtime.
@@ -120,7 +135,12 @@ impl RabbitMqSink {
             let problem = "confirm_timeout: it must be longer than 0".to_owned();
             return Err(OpenError::Option { problem });
         }
+        let nack_pause_max = duration("nack_pause_max", &options.nack_pause_max)?;
+        let nack_wait = options.nack_wait.as_deref();
+        let nack_wait = nack_wait.map(|text| duration("nack_wait", text)).transpose()?;
         let heartbeat = duration("heartbeat", &options.heartbeat)?;
+        let pauses = Mutex::new(Pauses::new(nack_pause_max, confirm_timeout, nack_wait));
+        let naming = Naming::new(&exchange, &routing_key);
         let login = Login {
             user: options.user,
             password: secret_option("password", options.password, options.password_file)?,
@@ -131,8 +151,14 @@ impl RabbitMqSink {
         let content_type = &options.content_type;
         Ok(Self {
             target: Arc::new(target),
-            envelopes: Envelopes::new(exchange, routing_key, content_type, &config.client_name)?,
-            confirm_timeout,
+            envelopes: Envelopes::new(
+                exchange,
+                routing_key,
+                content_type,
+                &config.client_name,
+                options.copy_headers,
+            )?,
+            rules: Arc::new(Rules { confirm_timeout, naming, pauses }),
             exchange_fixed,
             publishing: Mutex::new(None),
         })
@@ -143,7 +169,7 @@ impl RabbitMqSink {
         let mut publishing = self.publishing.lock().unwrap_or_else(PoisonError::into_inner);
         let publishing = publishing.get_or_insert_with(|| {
             let (jobs, receiver) = mpsc::channel(LANES_MAX);
-            let publisher = Publisher::new(self.target.clone(), self.confirm_timeout, receiver);
+            let publisher = Publisher::new(self.target.clone(), self.rules.clone(), receiver);
             Publishing { jobs, task: tokio::spawn(publisher.run()) }
         });
         publishing.jobs.clone()
@@ -154,10 +180,13 @@ impl RabbitMqSink {
         let mut envelopes = Vec::with_capacity(batch.len());
         for message in batch {
             match self.envelopes.wrap(message) {
-                Ok(envelope) => {
-                    verdicts.push(None);
-                    envelopes.push(envelope);
-                }
+                Ok(envelope) => match self.held(&envelope) {
+                    None => {
+                        verdicts.push(None);
+                        envelopes.push(envelope);
+                    }
+                    held => verdicts.push(held),
+                },
                 Err(reason) => verdicts.push(Some(Verdict::Rejected(reason))),
             }
         }
@@ -175,6 +204,31 @@ impl RabbitMqSink {
         Ok(settled.collect())
     }
 
+    /// The verdict of a message that is not sent now, since the broker refused its like.
+    fn held(&self, envelope: &Envelope) -> Option<Verdict> {
+        let (exchange, routing_key) = (envelope.exchange.as_str(), envelope.routing_key.as_str());
+        let route = Route::new(exchange, routing_key);
+        let leave = self.rules.pauses().leave(route, std::time::Instant::now());
+        match leave {
+            Leave::Go => None,
+            Leave::Wait(left) => {
+                let exchange = self.rules.naming.exchange(exchange, routing_key);
+                Some(Verdict::Unknown(
+                    format!("{exchange} refuses rows (nack); the next attempt is in {left:.0?}")
+                        .into(),
+                ))
+            }
+            Leave::Over(lasted) => {
+                let exchange = self.rules.naming.exchange(exchange, routing_key);
+                Some(Verdict::Rejected(format!(
+                    "{exchange} has refused rows (nack) for {lasted:.0?}, longer than \
+                     sink.nack_wait: a queue that is bound to it is full (x-overflow = \
+                     reject-publish) or has no leader; empty it, or raise its limit"
+                )))
+            }
+        }
+    }
+
     async fn look(&self) -> Result<Vec<String>, Failure> {
         let link = Link::connect(&self.target).await?;
         let mut warnings = Vec::new();
@@ -183,7 +237,14 @@ impl RabbitMqSink {
             let names = vec![exchange.to_owned()];
             let looking = exchanges::look(link.connection(), None, names);
             match tokio::time::timeout(link::CONNECT_TIMEOUT, looking).await {
-                Ok(Ok(looked)) => warnings.extend(looked.missing.into_values()),
+                Ok(Ok(looked)) => {
+                    let missing = looked.missing.into_iter();
+                    warnings.extend(
+                        missing.map(|name| {
+                            format!("the exchange \"{name}\" does not exist; declare it")
+                        }),
+                    );
+                }
                 Ok(Err(error)) => unanswered = Some(error.to_string()),
                 Err(_) => unanswered = Some("no answer".to_owned()),
             }

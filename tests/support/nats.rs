@@ -57,6 +57,22 @@ impl Nats {
         self.process.signal(Signal::SIGHUP);
     }
 
+    /// Three servers of one cluster, whose JetStream has a leader or soon will.
+    pub fn start_cluster() -> [Nats; 3] {
+        let ports = [free_port(), free_port(), free_port()];
+        let routes = ports.map(|port| format!("nats://127.0.0.1:{port}")).join(", ");
+        std::array::from_fn(|index| {
+            let port = ports[index];
+            Nats::start_with(
+                &format!(
+                    "server_name: n{index}\ncluster {{ name: c, listen: \"127.0.0.1:{port}\", \
+                     routes: [{routes}] }}\n"
+                ),
+                "",
+            )
+        })
+    }
+
     fn spawn(folder: &std::path::Path, port: u16) -> Process {
         let mut command = Command::new(tool("venv/bin/nats-server", "nats"));
         command.args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"]);

@@ -184,6 +184,9 @@ impl Proxy {
             link.bytes_per_second = None;
             link.cut = None;
         }
+        for connection in state.connections.iter().filter_map(Weak::upgrade) {
+            connection.freeze(false);
+        }
         self.shared.changed.notify_all();
     }
 
@@ -196,6 +199,15 @@ impl Proxy {
     /// Forwards nothing and keeps sockets open, ends of stream included, until resumed.
     pub fn blackhole(&self, direction: Direction) {
         self.change(direction, |link| link.mode = Mode::Blackhole);
+    }
+
+    /// Forwards nothing more on the connections that are open now, in either direction, and keeps
+    /// their sockets open, until resumed; new ones pass. A peer that fell silent.
+    pub fn freeze_open(&self) {
+        let connections = self.shared.lock().connections.clone();
+        for connection in connections.iter().filter_map(Weak::upgrade) {
+            connection.freeze(true);
+        }
     }
 
     /// Reads and discards, until resumed. Cut the connections before that: their streams lack
@@ -463,7 +475,9 @@ impl Shared {
         let mut rest = bytes;
         while !rest.is_empty() {
             let mut state = self.lock();
-            while state.link(direction).mode == Mode::Blackhole && !connection.has_ended() {
+            while (state.link(direction).mode == Mode::Blackhole || connection.is_frozen())
+                && !connection.has_ended()
+            {
                 // The time bound is for an end that the peer caused: nobody notifies then.
                 let wait = Duration::from_millis(50);
                 state = self.changed.wait_timeout(state, wait).expect("nobody panics with it").0;

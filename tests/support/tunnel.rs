@@ -26,6 +26,7 @@ pub(super) struct Connection {
     server: TcpStream,
     pub(super) framer: Mutex<Framer>,
     ended: AtomicBool,
+    frozen: AtomicBool,
 }
 
 /// What a reading thread hands to its forwarding one.
@@ -47,7 +48,16 @@ impl Connection {
             socket.set_write_timeout(Some(Duration::from_millis(50))).expect("a TCP socket");
         }
         let framer = Mutex::new(Framer::new(protocol));
-        Connection { id, client, server, framer, ended: AtomicBool::new(false) }
+        let (ended, frozen) = (AtomicBool::new(false), AtomicBool::new(false));
+        Connection { id, client, server, framer, ended, frozen }
+    }
+
+    pub(super) fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.frozen.load(Ordering::SeqCst)
     }
 
     pub(super) fn has_ended(&self) -> bool {

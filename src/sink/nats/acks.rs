@@ -11,24 +11,35 @@
 //!
 //! An id is never used twice, so an ack that comes late can only hit a batch that is gone.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::{Message as Reply, StatusCode};
 use serde::Deserialize;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+
+/// Last part of an echo's subject.
+const ECHO: &str = "echo";
+/// Denied subjects that are remembered: a few of each stream.
+const API_DENIED_MAX: usize = 1_000;
 
 /// What became of one publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// In the stream, now or by an earlier publish of the same identity.
-    Stored,
-    /// Nobody takes the subject: no stream, or no JetStream at all.
+    /// In the stream, now or, for a duplicate, since an earlier publish of the same message id.
+    Stored { stream: String, sequence: u64, duplicate: bool },
+    /// Nobody hears the subject now: no stream, no leader for it, or no JetStream at all.
     NoStream,
+    /// There is no stream for the subject, as JetStream itself says.
+    Absent(String),
+    /// Not stored, for now: the reason for the operator.
+    Away(String),
     /// The stream judged it and did not store it.
     Refused { code: u64, text: String, stream: String },
-    /// Never sent, or the server denied it: the reason for the operator.
+    /// The server let this user not publish to the subject.
+    Denied,
+    /// Never sent: the reason for the operator.
     Rejected(String),
 }
 
@@ -39,6 +50,8 @@ struct PublishReply {
     stream: String,
     #[serde(default)]
     seq: u64,
+    #[serde(default)]
+    duplicate: bool,
     error: Option<ReplyError>,
 }
 
@@ -62,7 +75,11 @@ impl Answer {
                 Some(Self::Refused { code: err_code, text: description, stream: ack.stream })
             }
             None if ack.stream.is_empty() || ack.seq == 0 => None,
-            None => Some(Self::Stored),
+            None => Some(Self::Stored {
+                stream: ack.stream,
+                sequence: ack.seq,
+                duplicate: ack.duplicate,
+            }),
         }
     }
 }
@@ -72,6 +89,7 @@ struct Batch {
     answers: Vec<Option<Answer>>,
     missing: usize,
     done: Option<oneshot::Sender<()>>,
+    echo: Option<oneshot::Sender<()>>,
 }
 
 impl Batch {
@@ -94,11 +112,14 @@ pub(super) struct Acks {
     inbox: String,
     next: AtomicU64,
     batches: Mutex<HashMap<u64, Batch>>,
+    /// Subjects of JetStream's API that this user may not publish to.
+    api_denied: watch::Sender<HashSet<String>>,
 }
 
 impl Acks {
     pub(super) fn new(inbox: String) -> Self {
-        Self { inbox, next: AtomicU64::new(0), batches: Mutex::new(HashMap::new()) }
+        let (api_denied, _) = watch::channel(HashSet::new());
+        Self { inbox, next: AtomicU64::new(0), batches: Mutex::new(HashMap::new()), api_denied }
     }
 
     /// What the connection subscribes to.
@@ -112,29 +133,56 @@ impl Acks {
         let (sender, done) = oneshot::channel();
         let missing = subjects.len();
         let answers = vec![None; missing];
-        self.lock().insert(id, Batch { subjects, answers, missing, done: Some(sender) });
+        self.lock()
+            .insert(id, Batch { subjects, answers, missing, done: Some(sender), echo: None });
         Ticket { acks: Arc::clone(self), id, done }
     }
 
     /// Takes a reply from the inbox.
     pub(super) fn hear(&self, reply: &Reply) {
         let Some(place) = reply.subject.strip_prefix(self.inbox.as_str()) else { return };
-        let mut parts = place.trim_start_matches('.').splitn(2, '.').map(str::parse);
-        let (Some(Ok(id)), Some(Ok(index))) = (parts.next(), parts.next()) else { return };
+        let Some((id, index)) = place.trim_start_matches('.').split_once('.') else { return };
+        let Ok(id) = id.parse() else { return };
+        if index == ECHO {
+            let echo = self.lock().get_mut(&id).and_then(|batch| batch.echo.take());
+            // A lane that has gone away needs none.
+            echo.map(|echo| echo.send(()).ok());
+            return;
+        }
+        let Ok(index) = index.parse::<u64>() else { return };
         if let Some(answer) = Answer::read(reply) {
-            self.settle(id, index as usize, answer);
+            self.settle(id, usize::try_from(index).unwrap_or(usize::MAX), answer);
         }
     }
 
     /// The server denied a publish to `subject`, which it says without naming the message.
-    pub(super) fn deny(&self, subject: &str, reason: &str) {
+    pub(super) fn deny(&self, subject: &str) {
+        if subject.starts_with("$JS.API.") {
+            self.api_denied.send_modify(|denied| {
+                if denied.len() < API_DENIED_MAX {
+                    denied.insert(subject.to_owned());
+                }
+            });
+            return;
+        }
         for batch in self.lock().values_mut() {
             for index in 0..batch.subjects.len() {
                 if *batch.subjects[index] == *subject {
-                    batch.settle(index, Answer::Rejected(reason.to_owned()));
+                    batch.settle(index, Answer::Denied);
                 }
             }
         }
+    }
+
+    /// Waits until the server has denied a request to this subject of JetStream's API, which may
+    /// be never.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(super) async fn denied(&self, subject: &str) {
+        let mut denied = self.api_denied.subscribe();
+        // The sender lives as long as this does.
+        drop(denied.wait_for(|denied| denied.contains(subject)).await);
     }
 
     fn settle(&self, id: u64, index: usize, answer: Answer) {
@@ -161,6 +209,16 @@ impl Ticket {
         let mut digits = (itoa::Buffer::new(), itoa::Buffer::new());
         let (id, index) = (digits.0.format(self.id), digits.1.format(index));
         [self.acks.inbox.as_str(), id, index].join(".")
+    }
+
+    /// A subject that the server sends back to this batch, and the wait for it. What was published
+    /// before it has then left this process for good.
+    pub(super) fn echo(&self) -> (String, oneshot::Receiver<()>) {
+        let (sender, heard) = oneshot::channel();
+        if let Some(batch) = self.acks.lock().get_mut(&self.id) {
+            batch.echo = Some(sender);
+        }
+        (format!("{}.{}.{ECHO}", self.acks.inbox, self.id), heard)
     }
 
     /// Settles a message that is not published.
@@ -215,14 +273,15 @@ mod tests {
             ticket.reply(0),
             r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#,
         ));
-        acks.deny("b", "no permission");
+        acks.deny("b");
         ticket.answered().await;
         let answers = ticket.take();
         assert!(
             matches!(&answers[0], Some(Answer::Refused { code: 10077, stream, .. }) if stream == "S")
         );
-        assert_eq!(answers[1], Some(Answer::Rejected("no permission".into())));
-        assert_eq!(answers[2], Some(Answer::Stored));
+        assert_eq!(answers[1], Some(Answer::Denied));
+        let stored = Answer::Stored { stream: "S".into(), sequence: 9, duplicate: true };
+        assert_eq!(answers[2], Some(stored));
     }
 
     #[test]
@@ -236,6 +295,26 @@ mod tests {
             acks.hear(&reply(subject.into(), r#"{"stream":"S","seq":1}"#));
         }
         assert_eq!(ticket.take(), [None]);
+    }
+
+    #[tokio::test]
+    async fn an_echo_is_heard_by_its_own_batch_and_settles_nothing() {
+        let acks = Arc::new(Acks::new("_INBOX.x".into()));
+        let (ticket, other) = (acks.register(vec!["a".into()]), acks.register(vec!["a".into()]));
+        let ((subject, heard), (_, mut unheard)) = (ticket.echo(), other.echo());
+        acks.hear(&reply(subject, ""));
+        heard.await.unwrap();
+        assert!(unheard.try_recv().is_err());
+        assert_eq!(ticket.take(), [None]);
+    }
+
+    #[tokio::test]
+    async fn a_denied_request_to_the_api_ends_its_wait_and_no_other() {
+        let acks = Acks::new("_INBOX.x".into());
+        acks.deny("$JS.API.STREAM.NAMES");
+        acks.denied("$JS.API.STREAM.NAMES").await;
+        let other = acks.denied("$JS.API.STREAM.LIST");
+        assert!(futures_util::FutureExt::now_or_never(other).is_none());
     }
 
     #[test]

@@ -13,14 +13,14 @@ use crate::message::{HEADER_IDENTITY, Message};
 const SUBJECT_BYTES_MAX: usize = 3072;
 
 /// What the server deduplicates by within a stream's `duplicate_window`.
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 
 /// The one `Nats-` header that a row may bring: a per-message time to live. Others would steer
 /// the stream (roll-up, expected sequence, batches) or deduplicate by a column.
 const TIME_TO_LIVE: &str = "Nats-TTL";
 
-/// Whether a publish may go to this subject.
-pub(super) fn check_subject(subject: &str) -> Result<(), String> {
+/// Whether a publish may go to this subject; `shown` is what a line may call it.
+pub(super) fn check_subject(subject: &str, shown: &str) -> Result<(), String> {
     let problem = if subject.is_empty() {
         "is empty"
     } else if subject.len() > SUBJECT_BYTES_MAX {
@@ -40,7 +40,7 @@ pub(super) fn check_subject(subject: &str) -> Result<(), String> {
     } else {
         return Ok(());
     };
-    Err(format!("subject {subject:?} {problem}: change the row's topic or the topic template"))
+    Err(format!("subject {shown:?} {problem}: change the row's topic or the topic template"))
 }
 
 /// Deduplication id, identity, key and the message's own headers.
@@ -122,12 +122,12 @@ mod tests {
         for subject in
             ["", "a b", "a..b", ".a", "a.", "a.*", ">", "a.>", "a\r\nb", "$JS.API.X", "$SYS.X"]
         {
-            let reason = check_subject(subject).unwrap_err();
+            let reason = check_subject(subject, subject).unwrap_err();
             assert!(reason.contains(&format!("{subject:?}")), "{reason}");
         }
-        assert!(check_subject(&"a".repeat(4000)).unwrap_err().contains("4000"));
+        assert!(check_subject(&"a".repeat(4000), "").unwrap_err().contains("4000"));
         for subject in ["a", "outbox.event.Order", "a*b.c", "größe.x", "$KV.b.k"] {
-            assert_eq!(check_subject(subject), Ok(()));
+            assert_eq!(check_subject(subject, subject), Ok(()));
         }
     }
 

@@ -46,8 +46,7 @@ fn heed(event: &Event, acks: &Acks) -> Option<(FailureKind, String)> {
     Some(match event {
         Event::ServerError(ServerError::Other(text)) => match publish_denied(text) {
             Some(subject) => {
-                let reason = format!("NATS denies this user to publish to subject {subject:?}");
-                acks.deny(subject, &reason);
+                acks.deny(subject);
                 return None;
             }
             // Without its inbox the sink hears no ack at all.

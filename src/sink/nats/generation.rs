@@ -108,9 +108,11 @@ impl Generation {
         match settled.as_deref() {
             Ok(Phase::Up(live)) => Ok(Arc::clone(live)),
             Ok(Phase::Failed(failed)) => Err(Failure::new(failed.kind, failed.reason.to_string())),
-            Ok(Phase::Connecting | Phase::Gone) | Err(_) => {
-                Err(Failure::transient("the connection to NATS was closed"))
-            }
+            // A server may refuse us right after the handshake, faster than anybody looks.
+            Ok(Phase::Connecting | Phase::Gone) | Err(_) => Err(match self.breached() {
+                Some(breach) => Failure::new(breach.kind, breach.reason.to_string()),
+                None => Failure::transient("the connection to NATS was closed"),
+            }),
         }
     }
 }

@@ -44,6 +44,18 @@ struct Options {
     tls_key_file: Option<PathBuf>,
     /// Header for the message key; empty: none.
     key_header: String,
+    /// What becomes of a row that a stream takes for another row's repeat.
+    on_foreign_duplicate: OnForeignDuplicate,
+}
+
+/// What becomes of a row whose identity the stream knows from another row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OnForeignDuplicate {
+    /// Stored under a message id of its own, with a warning.
+    Store,
+    /// Rejected.
+    Stop,
 }
 
 impl Default for Options {
@@ -63,6 +75,7 @@ impl Default for Options {
             tls_cert_file: None,
             tls_key_file: None,
             key_header: "walpost-key".to_owned(),
+            on_foreign_duplicate: OnForeignDuplicate::Store,
         }
     }
 }
@@ -83,6 +96,7 @@ pub(super) struct Settings {
     pub(super) ack_timeout: Duration,
     pub(super) connect_timeout: Duration,
     pub(super) key_header: Option<HeaderName>,
+    pub(super) on_foreign_duplicate: OnForeignDuplicate,
     credentials: Credentials,
     /// What was typed, where the URL stands in a file that may hold other credentials later.
     typed: Option<SinkConfig>,
@@ -124,6 +138,7 @@ impl Settings {
             ack_timeout: options.ack_timeout,
             connect_timeout: options.connect_timeout,
             key_header,
+            on_foreign_duplicate: options.on_foreign_duplicate,
             credentials,
             typed: config.url.path().map(|_| config.clone()),
             tls_ca_file,

@@ -175,7 +175,7 @@ impl Confirms {
         if waiting.acked {
             Verdict::Confirmed
         } else {
-            let reason = "the broker refused the message (nack): a queue is full or has no leader";
+            let reason = "the broker refused the row (nack: a queue is full or has no leader)";
             Verdict::Unknown(reason.into())
         }
     }

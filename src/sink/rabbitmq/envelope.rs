@@ -4,9 +4,12 @@
 //! library that would end the connection for everybody: it panics on a short string of more than
 //! 255 bytes, and the broker closes the connection on a header frame above `frame_max`.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString};
+use serde::Deserialize;
 
 use crate::identity::RowIdentity;
 use crate::message::{HEADER_IDENTITY, Message};
@@ -25,6 +28,19 @@ pub(super) struct Template {
     option: &'static str,
     parts: Vec<Part>,
 }
+
+/// What becomes of a row's header `CC` or `BCC`, which RabbitMQ reads as further routing keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CopyHeaders {
+    /// The row is rejected, since as text such a header closes the channel.
+    Reject,
+    /// Sent as the list of routing keys that RabbitMQ takes.
+    Array,
+}
+
+/// Headers that RabbitMQ routes by.
+const COPY_HEADERS: [&str; 2] = ["CC", "BCC"];
 
 #[derive(Debug, Clone)]
 enum Part {
@@ -71,6 +87,19 @@ impl Template {
             [Part::Literal(text)] => Some(text),
             _ => None,
         }
+    }
+
+    /// As written, where the key is part of it.
+    pub(super) fn keyed(&self) -> Option<Arc<str>> {
+        if !self.parts.iter().any(|part| matches!(part, Part::Key)) {
+            return None;
+        }
+        let parts = self.parts.iter().map(|part| match part {
+            Part::Literal(text) => text.as_str(),
+            Part::Topic => "{topic}",
+            Part::Key => "{key}",
+        });
+        Some(parts.collect::<String>().into())
     }
 
     fn fill(&self, message: &Message) -> Result<ShortString, String> {
@@ -120,6 +149,7 @@ pub(super) struct Envelopes {
     routing_key: Template,
     content_type: Option<ShortString>,
     app_id: Option<ShortString>,
+    copy_headers: CopyHeaders,
 }
 
 impl Envelopes {
@@ -130,6 +160,7 @@ impl Envelopes {
         routing_key: Template,
         content_type: &str,
         client_name: &str,
+        copy_headers: CopyHeaders,
     ) -> Result<Self, OpenError> {
         let content_type = match content_type {
             "" => None,
@@ -138,7 +169,7 @@ impl Envelopes {
             })?),
         };
         let app_id = ShortString::try_new(client_name).ok();
-        Ok(Self { exchange, routing_key, content_type, app_id })
+        Ok(Self { exchange, routing_key, content_type, app_id, copy_headers })
     }
 
     /// Makes the envelope.
@@ -160,7 +191,14 @@ impl Envelopes {
                 ));
             };
             header_frame_bytes += name.as_str().len() + value.len() + 6;
-            headers.insert(name, AMQPValue::LongString(LongString::from(value.to_vec())));
+            let value = if COPY_HEADERS.contains(&name.as_str()) {
+                // A list's entries have two bytes more in AMQP than in JSON, of three at least.
+                header_frame_bytes += value.len();
+                self.copies(name.as_str(), value)?
+            } else {
+                AMQPValue::LongString(LongString::from(value.to_vec()))
+            };
+            headers.insert(name, value);
         }
         let identity_value = AMQPValue::LongString(LongString::from(identity));
         headers.insert(HEADER_IDENTITY.into(), identity_value);
@@ -191,12 +229,42 @@ impl Envelopes {
         let identity = message.identity;
         Ok(Envelope { exchange, routing_key, properties, payload, identity, header_frame_bytes })
     }
+
+    /// The routing keys of a header `CC` or `BCC`: a JSON array of texts, or one text.
+    fn copies(&self, name: &str, value: &Bytes) -> Result<AMQPValue, String> {
+        if self.copy_headers == CopyHeaders::Reject {
+            return Err(format!(
+                "header \"{name}\" would steer RabbitMQ, which sends copies to the routing keys in \
+                 it: rename it in the row, or set sink.copy_headers = \"array\" to have it sent as \
+                 a list of routing keys"
+            ));
+        }
+        let keys: Vec<String> = match serde_json::from_slice(value) {
+            Ok(keys) => keys,
+            Err(_) if value.starts_with(b"[") => {
+                return Err(format!("header \"{name}\" is not a list of texts: correct the row"));
+            }
+            Err(_) => vec![
+                String::from_utf8(value.to_vec())
+                    .map_err(|_| format!("header \"{name}\" is not UTF-8: correct the row"))?,
+            ],
+        };
+        if keys.iter().any(|key| key.len() > SHORT_STRING_BYTES_MAX) {
+            return Err(format!(
+                "header \"{name}\" has a routing key of more than {SHORT_STRING_BYTES_MAX} bytes: \
+                 correct the row"
+            ));
+        }
+        let keys = keys.into_iter().map(|key| AMQPValue::LongString(LongString::from(key)));
+        Ok(AMQPValue::FieldArray(FieldArray::from(keys.collect::<Vec<_>>())))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::identity::{Fingerprint, LogId};
+    use crate::message::Header;
 
     fn message(topic: &str, key: Option<&str>) -> Message {
         Message {
@@ -245,6 +313,50 @@ mod tests {
         assert_eq!(fill("{key}", &message("orders", Some(&longest))).unwrap(), longest);
         let error = fill("{key}x", &message("orders", Some(&longest))).unwrap_err();
         assert!(error.starts_with("routing_key of 256 bytes: AMQP takes 255 at most"), "{error}");
+    }
+
+    fn wrap(
+        copy_headers: CopyHeaders,
+        name: &str,
+        value: &'static str,
+    ) -> Result<Envelope, String> {
+        let template = |text| Template::parse("exchange", text).unwrap();
+        let envelopes =
+            Envelopes::new(template("{topic}"), template("{key}"), "", "w", copy_headers).unwrap();
+        let mut order = message("orders", Some("7"));
+        order.headers =
+            vec![Header { name: name.into(), value: Bytes::from_static(value.as_bytes()) }];
+        envelopes.wrap(&order)
+    }
+
+    #[test]
+    fn a_header_that_rabbitmq_routes_by_is_refused_by_its_name_with_a_remedy() {
+        for name in ["CC", "BCC"] {
+            let reason = wrap(CopyHeaders::Reject, name, "ann@example.com").unwrap_err();
+            assert!(reason.contains(name) && reason.contains("sink.copy_headers"), "{reason}");
+            assert!(!reason.contains("ann@"), "{reason}");
+        }
+        // RabbitMQ reads no other spelling.
+        assert!(wrap(CopyHeaders::Reject, "Cc", "x").is_ok());
+    }
+
+    #[test]
+    fn a_header_that_rabbitmq_routes_by_is_sent_as_a_list_where_that_is_asked_for() {
+        let keys = |value| {
+            let envelope = wrap(CopyHeaders::Array, "CC", value)?;
+            let headers = envelope.properties.headers().clone().unwrap();
+            match headers.inner().get("CC") {
+                Some(AMQPValue::FieldArray(keys)) => Ok(keys.as_slice().to_vec()),
+                other => panic!("{other:?}"),
+            }
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        assert_eq!(keys("[\"a\",\"b\"]"), Ok(vec![text("a"), text("b")]));
+        assert_eq!(keys("a.b"), Ok(vec![text("a.b")]));
+        assert_eq!(keys("[]"), Ok(vec![]));
+        for wrong in ["[1]", "[\"a\",", "[null]"] {
+            assert!(keys(wrong).is_err_and(|reason: String| reason.contains("\"CC\"")), "{wrong}");
+        }
     }
 
     #[test]

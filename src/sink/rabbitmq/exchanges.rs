@@ -3,7 +3,7 @@
 //! A publish to a missing exchange closes its channel, and with it every message in flight. So
 //! each name is looked up before its first use, where a 404 closes only the asking channel.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use lapin::options::ExchangeDeclareOptions;
@@ -27,8 +27,7 @@ pub(super) fn reply_code(error: &lapin::Error) -> Option<u16> {
 pub(super) struct Looked {
     pub(super) channel: Option<Channel>,
     pub(super) present: Vec<String>,
-    /// A missing exchange's name, and a sentence on it.
-    pub(super) missing: HashMap<String, String>,
+    pub(super) missing: HashSet<String>,
 }
 
 /// Asks for each name with a passive declare, which makes nothing.
@@ -41,7 +40,7 @@ pub(super) async fn look(
     names: Vec<String>,
 ) -> Result<Looked, lapin::Error> {
     let mut present = Vec::new();
-    let mut missing = HashMap::new();
+    let mut missing = HashSet::new();
     for name in names {
         let asking = match channel.take() {
             Some(channel) => channel,
@@ -57,8 +56,7 @@ pub(super) async fn look(
                 present.push(name);
             }
             Err(error) if reply_code(&error) == Some(NOT_FOUND) => {
-                let problem = format!("the exchange \"{name}\" does not exist; declare it");
-                missing.insert(name, problem);
+                missing.insert(name);
             }
             // Not ours to see, but perhaps to write to: publishing will tell.
             Err(error) if error.is_amqp_soft_error() => present.push(name),

@@ -6,14 +6,13 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::envelope::Envelope;
 use super::exchanges::ACCESS_REFUSED;
 use super::link::Link;
-use super::session::{Session, WINDOW_MESSAGES};
+use super::session::{Rules, Session, WINDOW_MESSAGES};
 use super::target::Target;
 use crate::failure::Failure;
 use crate::identity::RowIdentity;
@@ -33,7 +32,7 @@ pub(super) struct Job {
 /// Owns link and channel, one after the other, as long as there are senders of jobs.
 pub(super) struct Publisher {
     target: Arc<Target>,
-    confirm_timeout: Duration,
+    rules: Arc<Rules>,
     jobs: mpsc::Receiver<Job>,
     suspects: Suspects,
 }
@@ -76,12 +75,8 @@ impl Suspects {
 }
 
 impl Publisher {
-    pub(super) fn new(
-        target: Arc<Target>,
-        confirm_timeout: Duration,
-        jobs: mpsc::Receiver<Job>,
-    ) -> Self {
-        Self { target, confirm_timeout, jobs, suspects: Suspects::default() }
+    pub(super) fn new(target: Arc<Target>, rules: Arc<Rules>, jobs: mpsc::Receiver<Job>) -> Self {
+        Self { target, rules, jobs, suspects: Suspects::default() }
     }
 
     /// Runs until all senders are gone and all is settled. To be stopped by dropping the senders;
@@ -91,7 +86,7 @@ impl Publisher {
             match Link::connect(&self.target).await {
                 Ok(link) => {
                     tracing::info!("connected to RabbitMQ");
-                    let session = Session::new(&link, self.confirm_timeout, &mut self.suspects);
+                    let session = Session::new(&link, self.rules.clone(), &mut self.suspects);
                     session.run(link, job, &mut self.jobs).await;
                 }
                 Err(failure) => self.refuse(job, &failure),

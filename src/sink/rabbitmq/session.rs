@@ -4,13 +4,15 @@
 //! stream in two steps, so with two tasks a nack can reach the wrong message. All publishes of a
 //! session are futures polled in one.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{BoxStream, FuturesUnordered};
 use futures_util::{FutureExt, StreamExt};
 use lapin::options::BasicPublishOptions;
+use lapin::types::ShortString;
 use lapin::{Channel, Confirmation, Event};
 use slab::Slab;
 use tokio::sync::mpsc;
@@ -20,6 +22,8 @@ use super::confirms::{Confirms, Place, Returned, Sequence};
 use super::envelope::Envelope;
 use super::exchanges::{self, Looked, NOT_FOUND, reply_code};
 use super::link::Link;
+use super::naming::Naming;
+use super::pauses::{Pauses, Route};
 use super::publisher::{Job, Reply, Suspects};
 use crate::identity::RowIdentity;
 use crate::sink::Verdict;
@@ -34,6 +38,23 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events handled in a row before the other branches are looked at.
 const EVENTS_MAX: usize = 256;
 
+/// How often a connection that the broker blocks is named.
+const BLOCKED_LINES: Duration = Duration::from_secs(60);
+
+/// What is the same for each session of a sink.
+pub(super) struct Rules {
+    pub(super) confirm_timeout: Duration,
+    pub(super) naming: Naming,
+    /// Also asked by the sink, before it hands a message over.
+    pub(super) pauses: Mutex<Pauses>,
+}
+
+impl Rules {
+    pub(super) fn pauses(&self) -> std::sync::MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// What the futures of a session bring.
 enum Progress {
     /// Whether it is an ack, and the return that came along, of whichever message.
@@ -43,6 +64,8 @@ enum Progress {
 
 struct Batch {
     verdicts: Vec<Option<Verdict>>,
+    /// Exchange and routing key of each message.
+    addresses: Vec<(ShortString, ShortString)>,
     unsettled: usize,
     reply: Reply,
     taken_at: Instant,
@@ -67,7 +90,7 @@ pub(super) struct Session<'a> {
     channel: Channel,
     frame_bytes_max: usize,
     asking: Option<Channel>,
-    confirm_timeout: Duration,
+    rules: Arc<Rules>,
     suspects: &'a mut Suspects,
     batches: Slab<Batch>,
     confirms: Confirms,
@@ -79,19 +102,20 @@ pub(super) struct Session<'a> {
     alone: VecDeque<(Place, Envelope)>,
     /// The suspect that is in flight.
     suspect: Option<(Place, RowIdentity, String)>,
-    /// While the broker has blocked the connection no timeout counts.
-    blocked: bool,
+    /// Why the broker has blocked the connection, and when that was said last. No confirm is due
+    /// meanwhile; that the broker still lives is what the heartbeat looks after.
+    blocked: Option<(String, Instant)>,
     /// Timeouts count from here at the earliest.
     flowing_since: Instant,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn new(link: &Link, confirm_timeout: Duration, suspects: &'a mut Suspects) -> Self {
+    pub(super) fn new(link: &Link, rules: Arc<Rules>, suspects: &'a mut Suspects) -> Self {
         Self {
             channel: link.channel(),
             frame_bytes_max: link.frame_bytes_max(),
             asking: None,
-            confirm_timeout,
+            rules,
             suspects,
             batches: Slab::new(),
             confirms: Confirms::default(),
@@ -100,7 +124,7 @@ impl<'a> Session<'a> {
             looking: None,
             alone: VecDeque::new(),
             suspect: None,
-            blocked: false,
+            blocked: None,
             flowing_since: Instant::now(),
         }
     }
@@ -115,8 +139,8 @@ impl<'a> Session<'a> {
     /// Publishes and settles until the link is lost or the senders are gone.
     async fn drive(&mut self, link: &Link, jobs: &mut mpsc::Receiver<Job>) -> Loss {
         let mut events: BoxStream<'static, Event> = link.connection().events_listener().boxed();
-        let tick =
-            (self.confirm_timeout / 20).clamp(Duration::from_millis(10), Duration::from_secs(1));
+        let tick = (self.rules.confirm_timeout / 20)
+            .clamp(Duration::from_millis(10), Duration::from_secs(1));
         let mut clock = interval(tick);
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut closing = false;
@@ -156,7 +180,9 @@ impl<'a> Session<'a> {
                         Err(error) => return Loss::Broken(error.to_string()),
                     }
                 }
-                _ = clock.tick() => if let Some(loss) = self.overdue(link) { return loss },
+                _ = clock.tick() => {
+                    if let Some(loss) = self.overdue(link, closing) { return loss }
+                }
                 job = jobs.recv(), if room => match job {
                     Some(job) => self.take(link, job),
                     None => closing = true,
@@ -175,7 +201,7 @@ impl<'a> Session<'a> {
                 Progress::Confirm(sequence, Ok((acked, returned))) => {
                     self.confirms.see(sequence, acked, returned);
                 }
-                Progress::Confirm(_, Err(error)) => return Some(loss(&error)),
+                Progress::Confirm(_, Err(error)) => return Some(self.loss(&error)),
             }
             self.push_marker();
             left -= 1;
@@ -191,17 +217,18 @@ impl<'a> Session<'a> {
     fn note(&mut self, event: Event) -> Option<Loss> {
         match event {
             Event::ConnectionBlocked(reason) => {
-                tracing::warn!(reason, "RabbitMQ blocks publishing; waiting until it lets go");
-                self.blocked = true;
+                let said_at = Instant::now();
+                self.blocked = Some((reason.to_string(), said_at));
+                self.say_blocked();
             }
             Event::ConnectionUnblocked => {
                 tracing::info!("RabbitMQ takes messages again");
-                self.blocked = false;
+                self.blocked = None;
                 self.flowing_since = Instant::now();
             }
             // A channel's error comes with the confirms too, or belongs to the asking channel.
             Event::Error(error) if error.is_amqp_soft_error() => {}
-            Event::Error(error) => return Some(loss(&error)),
+            Event::Error(error) => return Some(self.loss(&error)),
             // Recovery is off; and RabbitMQ sends no channel.flow.
             _ => {}
         }
@@ -221,9 +248,13 @@ impl<'a> Session<'a> {
         let count = envelopes.len();
         let taken_at = Instant::now();
         let verdicts = vec![None; count];
-        let job = self.batches.insert(Batch { verdicts, unsettled: count, reply, taken_at });
+        let address =
+            |envelope: &Envelope| (envelope.exchange.clone(), envelope.routing_key.clone());
+        let addresses = envelopes.iter().map(address).collect();
+        let batch = Batch { verdicts, addresses, unsettled: count, reply, taken_at };
+        let job = self.batches.insert(batch);
         if names.is_empty() {
-            let known = Looked { channel: None, present: Vec::new(), missing: HashMap::new() };
+            let known = Looked { channel: None, present: Vec::new(), missing: HashSet::new() };
             return self.publish(job, envelopes, known);
         }
         let looking = exchanges::look(link.connection(), self.asking.take(), names);
@@ -241,8 +272,12 @@ impl<'a> Session<'a> {
         let frame_bytes_max = self.frame_bytes_max;
         for (index, envelope) in envelopes.into_iter().enumerate() {
             let place = Place { job, index };
-            if let Some(problem) = looked.missing.get(envelope.exchange.as_str()) {
-                self.settle(place, Verdict::Absent(problem.clone()));
+            if looked.missing.contains(envelope.exchange.as_str()) {
+                let exchange = self.exchange(place);
+                self.settle(
+                    place,
+                    Verdict::Absent(format!("{exchange} does not exist; declare it")),
+                );
             } else if envelope.header_frame_bytes > frame_bytes_max {
                 let bytes = envelope.header_frame_bytes;
                 self.settle(place, Verdict::Rejected(format!(
@@ -271,7 +306,7 @@ impl<'a> Session<'a> {
 
     fn send(&mut self, place: Place, envelope: Envelope) {
         let sequence = self.confirms.enter(place, envelope.identity);
-        let channel = self.channel.clone();
+        let (channel, rules) = (self.channel.clone(), self.rules.clone());
         self.progress.push(Box::pin(async move {
             let Envelope { exchange, routing_key, properties, payload, .. } = envelope;
             let options = BasicPublishOptions { mandatory: true, immediate: false };
@@ -280,7 +315,7 @@ impl<'a> Session<'a> {
             Progress::Confirm(
                 sequence,
                 match written {
-                    Ok(confirm) => confirm.await.map(seen),
+                    Ok(confirm) => confirm.await.map(|confirm| seen(confirm, &rules.naming)),
                     Err(error) => Err(error),
                 },
             )
@@ -300,7 +335,50 @@ impl<'a> Session<'a> {
             {
                 self.suspects.acquit(identity, &exchange);
             }
+            let verdict = self.judge(place, verdict);
             self.settle(place, verdict);
+        }
+    }
+
+    /// Notes what was accepted and what was refused, and says how a refusal goes on.
+    fn judge(&mut self, place: Place, verdict: Verdict) -> Verdict {
+        let (exchange, routing_key) = &self.batches[place.job].addresses[place.index];
+        let route = Route::new(exchange.as_str(), routing_key.as_str());
+        match verdict {
+            Verdict::Confirmed => {
+                self.rules.pauses().accepted(route);
+                Verdict::Confirmed
+            }
+            Verdict::Unknown(reason) => {
+                let now = std::time::Instant::now();
+                let (times, lasted, pause) = self.rules.pauses().refused(route, now);
+                let exchange = self.exchange(place);
+                Verdict::Unknown(
+                    format!(
+                        "{exchange}: {reason}, {times} times in {lasted:.0?}; the next attempt is \
+                         in {pause:.0?}. Other queues that are bound there get the row once more \
+                         with each attempt"
+                    )
+                    .into(),
+                )
+            }
+            Verdict::Absent(_) | Verdict::Rejected(_) => verdict,
+        }
+    }
+
+    /// What a line may call the exchange of a message.
+    fn exchange(&self, place: Place) -> String {
+        let (exchange, routing_key) = &self.batches[place.job].addresses[place.index];
+        self.rules.naming.exchange(exchange.as_str(), routing_key.as_str())
+    }
+
+    fn say_blocked(&self) {
+        if let Some((reason, _)) = &self.blocked {
+            tracing::warn!(
+                reason,
+                "RabbitMQ blocks the connection: an alarm for memory or disk. Rows wait until it \
+                 ends; give the broker more of either"
+            );
         }
     }
 
@@ -317,21 +395,38 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Whether the broker has been silent for too long.
-    fn overdue(&self, link: &Link) -> Option<Loss> {
-        if self.blocked {
-            return None;
-        }
+    /// Whether the broker has been silent for too long, or nobody waits for it any more.
+    fn overdue(&mut self, link: &Link, closing: bool) -> Option<Loss> {
         if !link.is_open() {
             return Some(Loss::Broken("the connection to RabbitMQ is closed".to_owned()));
         }
-        // The slab is as short as there are lanes.
-        let oldest = self.batches.iter().map(|(_, batch)| batch.taken_at).min()?;
-        if oldest.max(self.flowing_since).elapsed() < self.confirm_timeout {
+        if closing && self.batches.iter().all(|(_, batch)| batch.reply.is_closed()) {
+            return Some(Loss::Broken("the sink was closed".to_owned()));
+        }
+        if let Some((_, said_at)) = &mut self.blocked {
+            if said_at.elapsed() >= BLOCKED_LINES {
+                *said_at = Instant::now();
+                self.say_blocked();
+            }
             return None;
         }
-        let seconds = self.confirm_timeout.as_secs_f32();
+        // The slab is as short as there are lanes.
+        let oldest = self.batches.iter().map(|(_, batch)| batch.taken_at).min()?;
+        if oldest.max(self.flowing_since).elapsed() < self.rules.confirm_timeout {
+            return None;
+        }
+        let seconds = self.rules.confirm_timeout.as_secs_f32();
         Some(Loss::Broken(format!("no confirm from RabbitMQ within {seconds} seconds")))
+    }
+
+    fn loss(&self, error: &lapin::Error) -> Loss {
+        match reply_code(error) {
+            Some(code) if error.is_amqp_soft_error() => {
+                let reason = self.rules.naming.reply(code, &error.to_string());
+                Loss::Refused { code, reason }
+            }
+            _ => Loss::Broken(error.to_string()),
+        }
     }
 
     /// Ends the link, settles what was confirmed all the same, and gives up on the rest.
@@ -377,45 +472,37 @@ impl<'a> Session<'a> {
 
     /// Notes who may have closed the channel, and rejects who was alone on it.
     fn accuse(&mut self, code: u16, reason: &str) {
-        let Some((place, identity, exchange)) = self.suspect.take() else {
+        let Some((place, identity, name)) = self.suspect.take() else {
             if code != NOT_FOUND {
                 self.suspects.extend(self.confirms.unsettled());
             }
             return;
         };
-        self.suspects.convict(identity, &exchange, code);
+        self.suspects.convict(identity, &name, code);
         // The name of a missing exchange is looked up before the next attempt.
         if code != NOT_FOUND {
-            let reason = format!("RabbitMQ refused it on exchange \"{exchange}\": {reason}");
+            let exchange = self.exchange(place);
+            let reason = format!("RabbitMQ refused it on {exchange}: {reason}");
             self.settle(place, Verdict::Rejected(reason));
         }
     }
 }
 
-fn seen(confirmation: Confirmation) -> (bool, Option<Returned>) {
+fn seen(confirmation: Confirmation, naming: &Naming) -> (bool, Option<Returned>) {
     // Confirms are on: `NotRequested` cannot come, and would be no confirm.
     let acked = confirmation.is_ack();
     let returned = confirmation.take_message().map(|message| {
         let delivery = message.delivery;
-        let (exchange, key) = (&delivery.exchange, &delivery.routing_key);
-        let reason = format!(
-            "no queue takes messages of exchange \"{exchange}\" with routing key \"{key}\" \
-             ({} {}); bind one",
-            message.reply_code, message.reply_text
-        );
+        let route = naming.route(delivery.exchange.as_str(), delivery.routing_key.as_str());
         let message_id = delivery.properties.message_id().as_ref();
         let message_id = message_id.map(|id| id.as_str().to_owned()).unwrap_or_default();
+        let reason = format!(
+            "no queue takes row {message_id} of {route} ({} {}); bind one",
+            message.reply_code, message.reply_text
+        );
         Returned { message_id, reason }
     });
     (acked, returned)
-}
-
-fn loss(error: &lapin::Error) -> Loss {
-    let reason = error.to_string();
-    match reply_code(error) {
-        Some(code) if error.is_amqp_soft_error() => Loss::Refused { code, reason },
-        _ => Loss::Broken(reason),
-    }
 }
 
 #[cfg(test)]
@@ -424,7 +511,7 @@ mod tests {
 
     #[test]
     fn only_an_ack_is_an_ack() {
-        let acked = |confirmation| seen(confirmation).0;
+        let acked = |confirmation| seen(confirmation, &Naming::default()).0;
         assert!(acked(Confirmation::Ack(None)));
         assert!(!acked(Confirmation::Nack(None)));
         assert!(!acked(Confirmation::NotRequested));
