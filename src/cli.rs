@@ -201,6 +201,20 @@ fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError>
     Ok(())
 }
 
+/// What the clients of the brokers log with payloads, keys or credentials in it, at one level or
+/// another: none of that has a place in a log, whatever the level.
+const SILENT: [&str; 7] = [
+    // Returned messages, whole; frames; and the broker's texts, of which one repeats routing keys.
+    "lapin::returned_messages=off",
+    "lapin::frames=off",
+    "lapin::internal_rpc=off",
+    "lapin::channel=off",
+    "lapin::channels=off",
+    // What the client says at a login, and what JetStream answers.
+    "async_nats::connection=off",
+    "async_nats::jetstream::context=off",
+];
+
 fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
     let level = &settings.level;
     // A level is about walpost. Its client libraries then speak only of what is wrong, and those of
@@ -216,9 +230,8 @@ fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, Conf
     let filter = EnvFilter::try_new(directives).map_err(|error| {
         values.refuse("log.level", format!("\"{level}\" is no log level: {error}"))
     })?;
-    // The AMQP client logs returned messages whole: a payload has no place in a log.
-    let silent = "lapin::returned_messages=off";
-    Ok(filter.add_directive(silent.parse().expect("a directive of our own")))
+    let own = SILENT.iter().map(|silent| silent.parse().expect("a directive of our own"));
+    Ok(own.fold(filter, EnvFilter::add_directive))
 }
 
 impl SourceFlags {
