@@ -386,12 +386,12 @@ async fn another_row_of_the_same_identity_is_stored_and_named_and_a_repeat_is_ne
     // when both publish, and each again as after a crash
     let confirmed = vec![Verdict::Confirmed; 20];
     for _ in 0..2 {
-        assert_eq!(sink(&nats.url(), "").deliver(&mine).await.unwrap(), confirmed);
+        assert_eq!(sink(&nats.url(), "").deliver_all(&mine).await.unwrap(), confirmed);
     }
     assert!(log().is_empty(), "{}", log());
     for _ in 0..2 {
         let sink = sink(&nats.url(), "");
-        assert_eq!(sink.deliver(&theirs).await.unwrap(), confirmed);
+        assert_eq!(sink.deliver_all(&theirs).await.unwrap(), confirmed);
         sink.close().await.unwrap();
     }
     // then the stream holds every row once, and the log says of which stream and how many
@@ -407,7 +407,7 @@ async fn another_row_of_the_same_identity_is_stored_and_named_and_a_repeat_is_ne
     let stop = sink(&nats.url(), "on_foreign_duplicate = 'stop'");
     let mut other = mine[..1].to_vec();
     other[0].value = Some(Bytes::from("third"));
-    let verdicts = stop.deliver(&other).await.unwrap();
+    let verdicts = stop.deliver_all(&other).await.unwrap();
     assert!(
         matches!(&verdicts[0], Verdict::Rejected(r) if r.contains("\"FOREIGN\"")),
         "{verdicts:?}"
@@ -431,24 +431,24 @@ async fn a_duplicate_of_a_consumed_row_is_a_repeat_only_while_it_can_be_one() {
     let context = nats.jetstream().await;
     let mut stream = context.get_stream("CONSUMED").await.unwrap();
     let old = sink(&nats.url(), "");
-    assert_eq!(old.deliver(&first).await.unwrap(), confirmed);
+    assert_eq!(old.deliver_all(&first).await.unwrap(), confirmed);
     for record in nats.read_back("CONSUMED").await {
         stream.delete_message(record.sequence).await.unwrap();
     }
     // A new process may repeat what an older one sent.
     let (new, started) = (sink(&nats.url(), ""), Instant::now());
-    assert_eq!(new.deliver(&first).await.unwrap(), confirmed);
+    assert_eq!(new.deliver_all(&first).await.unwrap(), confirmed);
     assert_eq!(stream.info().await.unwrap().state.messages, 0);
     // Later than the stream remembers it cannot, so these are another's.
     while started.elapsed() < Duration::from_millis(2_100) {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(log().is_empty(), "{}", log());
-    assert_eq!(old.deliver(&second).await.unwrap(), confirmed);
+    assert_eq!(old.deliver_all(&second).await.unwrap(), confirmed);
     for record in nats.read_back("CONSUMED").await {
         stream.delete_message(record.sequence).await.unwrap();
     }
-    assert_eq!(new.deliver(&second).await.unwrap(), confirmed);
+    assert_eq!(new.deliver_all(&second).await.unwrap(), confirmed);
     assert_eq!(stream.info().await.unwrap().state.messages, 5);
     assert!(log().contains("stream=\"CONSUMED\" duplicates=1"), "{}", log());
 }
@@ -470,10 +470,13 @@ async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_mi
     };
     tokio::time::timeout(Duration::from_secs(60), made).await.expect("the cluster has a leader");
     let sink = sink(&one.url(), "ack_timeout = '1s'");
-    assert_eq!(sink.deliver(&messages("quorum", 3)).await.unwrap(), vec![Verdict::Confirmed; 3]);
+    assert_eq!(
+        sink.deliver_all(&messages("quorum", 3)).await.unwrap(),
+        vec![Verdict::Confirmed; 3]
+    );
     let mut mixed = messages("quorum", 2);
     mixed[1].topic = "nowhere".into();
-    let verdicts = sink.deliver(&mixed).await.unwrap();
+    let verdicts = sink.deliver_all(&mixed).await.unwrap();
     assert!(matches!(verdicts[1], Verdict::Absent(_)), "{verdicts:?}");
 
     // when two of three are gone, until the last one has noticed that it leads nothing
@@ -482,9 +485,9 @@ async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_mi
     let batch = messages("quorum", 2);
     let (mut attempts, started) = (0, Instant::now());
     loop {
-        let verdicts = match sink.deliver(&mixed).await {
+        let verdicts = match sink.deliver_all(&mixed).await {
             Ok(mut verdicts) => {
-                verdicts.extend(sink.deliver(&batch).await.unwrap_or_default());
+                verdicts.extend(sink.deliver_all(&batch).await.unwrap_or_default());
                 verdicts
             }
             Err(failure) => {
@@ -504,7 +507,7 @@ async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_mi
         }
         assert!(started.elapsed() < Duration::from_secs(60), "{verdicts:?}");
     }
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     assert!(verdicts.iter().all(|one| matches!(one, Verdict::Unknown(_))), "{verdicts:?}");
     let start = sink.probe().await;
     assert!(start.as_ref().is_err_and(|one| one.kind() == FailureKind::Transient), "{start:?}");
@@ -513,7 +516,7 @@ async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_mi
     two.restart();
     let healed = async {
         loop {
-            match sink.deliver(&batch).await {
+            match sink.deliver_all(&batch).await {
                 Ok(verdicts) if verdicts == vec![Verdict::Confirmed; 2] => return,
                 Ok(_) | Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
@@ -543,7 +546,7 @@ async fn a_stream_that_takes_no_rows_is_absent_by_its_name() {
     assert!(made.get("error").is_none(), "{made}");
     let sink = sink(&nats.url(), "");
     let batch = [message("sealed", "x"), message("counter", "x")];
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     for (verdict, name) in verdicts.iter().zip(["\"SEALED\"", "\"COUNTER\""]) {
         assert!(matches!(verdict, Verdict::Absent(r) if r.contains(name)), "{verdict:?}");
     }
@@ -584,7 +587,7 @@ async fn a_stream_that_keeps_nothing_is_warned_of_at_the_start_and_while_it_take
         assert!(warnings[1].contains("\"SMALL\"") && warnings[1].contains(words), "{warnings:?}");
     }
     // Its consumers may go while rows come.
-    let verdicts = sink.deliver(&messages("interest", 2)).await.unwrap();
+    let verdicts = sink.deliver_all(&messages("interest", 2)).await.unwrap();
     assert_eq!(verdicts, vec![Verdict::Confirmed; 2], "NATS says so");
     assert_eq!(nats.read_back("INTEREST").await.len(), 0);
     assert!(log().contains("\"INTEREST\"") && log().contains("stores nothing"), "{}", log());
@@ -605,7 +608,7 @@ async fn a_stream_that_does_not_answer_holds_its_own_rows_and_keeps_the_connecti
     let sink = sink(&format!("nats://{}", proxy.addr()), "ack_timeout = '300ms'");
     for _ in 0..3 {
         let batch = [message("mute", "x"), message("answers", "x")];
-        let verdicts = sink.deliver(&batch).await.unwrap();
+        let verdicts = sink.deliver_all(&batch).await.unwrap();
         assert!(
             matches!(&verdicts[0], Verdict::Unknown(r) if r.contains("quorum")),
             "{verdicts:?}"
@@ -621,20 +624,20 @@ async fn a_silent_connection_is_given_up_for_a_new_one_and_a_stop_does_not_wait_
     nats.create_stream("SILENT", &["silent"]).await;
     let proxy = Proxy::start(([127, 0, 0, 1], nats.port()).into());
     let sink = sink(&format!("nats://{}", proxy.addr()), "ack_timeout = '500ms'");
-    assert_eq!(sink.deliver(&messages("silent", 1)).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&messages("silent", 1)).await.unwrap(), [Verdict::Confirmed]);
     // when the connection that is there falls silent, and new ones pass
     proxy.freeze_open();
     let batch = messages("silent", 5);
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     assert!(verdicts.iter().all(|one| matches!(one, Verdict::Unknown(_))), "{verdicts:?}");
     // then the retry goes over another one
-    assert_eq!(sink.deliver(&batch).await.unwrap(), vec![Verdict::Confirmed; 5]);
+    assert_eq!(sink.deliver_all(&batch).await.unwrap(), vec![Verdict::Confirmed; 5]);
     assert_eq!(proxy.accepted(), 2);
     // and a stop with rows on their way ends at once
     proxy.freeze_open();
     let lane = tokio::spawn({
         let sink = Arc::clone(&sink);
-        async move { sink.deliver(&messages("silent", 5)).await }
+        async move { sink.deliver_all(&messages("silent", 5)).await }
     });
     tokio::task::yield_now().await;
     lane.abort();
@@ -648,7 +651,7 @@ async fn the_servers_limits_are_those_of_the_connection_of_now() {
     nats.create_stream("LIMITS", &["limits"]).await;
     let sink = sink(&nats.url(), "ack_timeout = '1s'");
     let large = || message("limits", vec![b'x'; 200_000]);
-    assert_eq!(sink.deliver(&[large()]).await.unwrap(), [Verdict::Confirmed]);
+    assert_eq!(sink.deliver_all(&[large()]).await.unwrap(), [Verdict::Confirmed]);
     let restart = |nats: &mut Nats, configuration: &str| {
         nats.stop();
         nats.configure(configuration);
@@ -658,7 +661,7 @@ async fn the_servers_limits_are_those_of_the_connection_of_now() {
         let sink = Arc::clone(&sink);
         async move {
             loop {
-                match sink.deliver(&batch).await {
+                match sink.deliver_all(&batch).await {
                     Ok(verdicts) if !matches!(verdicts[0], Verdict::Unknown(_)) => return verdicts,
                     Ok(_) => {}
                     Err(failure) => {
@@ -694,7 +697,7 @@ async fn no_reason_names_the_rows_key() {
     for message in &mut batch {
         message.key = Some(Bytes::from(key));
     }
-    let verdicts = sink.deliver(&batch).await.unwrap();
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
     for verdict in &verdicts {
         assert!(!matches!(verdict, Verdict::Confirmed), "{verdicts:?}");
         assert!(!reason(verdict).contains(key), "{verdict:?}");

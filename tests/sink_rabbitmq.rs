@@ -479,7 +479,7 @@ async fn a_silent_connection_is_given_up_for_a_new_one_and_a_stop_does_not_wait_
     proxy.freeze_open();
     let lane = tokio::spawn({
         let sink = sink.clone();
-        async move { sink.deliver(&[message("mute", "k", "4", 4)]).await }
+        async move { sink.deliver_all(&[message("mute", "k", "4", 4)]).await }
     });
     assert!(
         timeout(Duration::from_millis(200), async {
@@ -539,7 +539,7 @@ async fn lapin_resolves_confirms_and_returns_as_confirms_rs_relies_on() {
     // `None` is the marker.
     type Seen = Option<(u64, Option<u64>)>;
     let mut events: FuturesUnordered<BoxFuture<'static, Seen>> = FuturesUnordered::new();
-    let unroutable = |number: u64| number % 3 == 0;
+    let unroutable = |number: u64| number.is_multiple_of(3);
     let (total, mut next) = (6_000_u64, 0);
     let (mut returned, mut waiting) = (HashSet::new(), Vec::new());
     let (mut ripe, mut marked, mut confirmed) = (Vec::new(), false, 0);
