@@ -177,12 +177,12 @@ fn lines(headers: &HeaderMap) -> Vec<(String, String)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::identity::LogId;
+    use crate::identity::{Fingerprint, LogId};
 
     const WINDOW: Duration = Duration::from_secs(120);
 
     fn row(number: u64) -> RowIdentity {
-        RowIdentity { log: LogId(1), transaction: number, ordinal: 0 }
+        RowIdentity { log: LogId(1), transaction: number, ordinal: 0, fingerprint: Fingerprint(0) }
     }
 
     #[test]
