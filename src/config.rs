@@ -22,11 +22,11 @@ pub use name::{
     QualifiedName, plain_identifier, plain_mysql_identifier, quote_identifier, quote_literal,
     quote_mysql_identifier, quote_mysql_literal,
 };
-pub use postgres::PostgresSettings;
+pub use postgres::{PostgresSettings, ValueFormat};
 pub use source::SourceSettings;
 pub use values::{Flag, Origin, Values};
 
-use crate::outbox::{Columns, Role};
+use crate::outbox::{Columns, OutOfRange, Role};
 pub use crate::relay::Order;
 use crate::route::Template;
 pub use crate::secret::{MASK, Secret, SecretError, SecretText, masked_url};
@@ -186,6 +186,7 @@ impl Values {
                 Some(column) => columns.map(role, column),
             }
         }
+        columns.set_created_at_out_of_range(self.created_at_out_of_range()?);
         let mut extra_headers = Vec::new();
         for (name, column) in self.others(keys::HEADERS_SECTION) {
             let key = format!("{}.{name}", keys::HEADERS_SECTION);
@@ -210,6 +211,15 @@ impl Values {
             partition: partition.map(|column| columns.extra(&column)),
             columns,
         })
+    }
+
+    fn created_at_out_of_range(&self) -> Result<OutOfRange, ConfigError> {
+        const KEY: &str = "outbox.created_at_out_of_range";
+        match self.required_text(KEY, "")?.as_str() {
+            "stop" => Ok(OutOfRange::Stop),
+            "commit-time" => Ok(OutOfRange::CommitTime),
+            _ => Err(self.refuse(KEY, "must be stop or commit-time")),
+        }
     }
 
     fn sink(&self, relay: &RelaySettings) -> Result<SinkConfig, ConfigError> {

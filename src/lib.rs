@@ -39,7 +39,7 @@ pub use identity::{Fingerprint, IdentityText, LogId, OutboxId, RowIdentity};
 pub use lane::Backoff;
 pub use ledger::{Ledger, Ticket};
 pub use message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};
-pub use outbox::{Column, Columns, OutboxRow, Role};
+pub use outbox::{Column, Columns, OutOfRange, OutboxRow, Role};
 pub use relay::{Order, RelayError, RelayOptions, Summary, run};
 pub use route::{RouteError, Router, Template, TemplateError};
 

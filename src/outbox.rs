@@ -42,10 +42,22 @@ pub struct Column {
     pub required: bool,
 }
 
+/// What becomes of a row whose [`Role::CreatedAt`] is no moment that a message can carry:
+/// `infinity`, a year before 1 or after 9999, a zero date.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OutOfRange {
+    /// A definite error.
+    #[default]
+    Stop,
+    /// The message carries the commit time, as if the column were NULL.
+    CommitTime,
+}
+
 /// All mapped columns of an outbox table. Unmapped columns may be of any type and cost nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Columns {
     columns: Vec<Column>,
+    created_at_out_of_range: OutOfRange,
 }
 
 impl Columns {
@@ -64,7 +76,18 @@ impl Columns {
                 column(Role::Topic, "topic", false),
                 column(Role::CreatedAt, "created_at", false),
             ],
+            created_at_out_of_range: OutOfRange::Stop,
         }
+    }
+
+    /// Sets what becomes of a row whose creation time is no moment.
+    pub fn set_created_at_out_of_range(&mut self, rule: OutOfRange) {
+        self.created_at_out_of_range = rule;
+    }
+
+    /// What becomes of a row whose creation time is no moment.
+    pub fn created_at_out_of_range(&self) -> OutOfRange {
+        self.created_at_out_of_range
     }
 
     /// Gives `role` another column; a name that a person wrote is a required one.

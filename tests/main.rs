@@ -23,6 +23,8 @@ mod identity;
 mod mysql_connect;
 mod mysql_gtid;
 mod postgres_connect;
+mod postgres_link;
+mod postgres_rows;
 mod postgres_versions;
 mod sink_kafka;
 mod sink_nats;

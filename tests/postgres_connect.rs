@@ -58,6 +58,8 @@ host  all password_user 127.0.0.0/8  password
 host  all md5_user      127.0.0.0/8  md5
 host  all scram_user    127.0.0.0/8  scram-sha-256
 host  all rotating      127.0.0.0/8  scram-sha-256
+host  all many_rounds   127.0.0.0/8  scram-sha-256
+host  all endless       127.0.0.0/8  scram-sha-256
 hostssl   all tls_only   127.0.0.0/8 scram-sha-256
 hostnossl all plain_only 127.0.0.0/8 scram-sha-256
 hostssl   all cert_user  127.0.0.0/8 cert
@@ -79,6 +81,8 @@ CREATE ROLE cert_user LOGIN REPLICATION;
 CREATE ROLE password_user LOGIN PASSWORD 'right';
 CREATE ROLE scram_user LOGIN REPLICATION PASSWORD 'right';
 CREATE ROLE rotating LOGIN PASSWORD 'first';
+CREATE ROLE many_rounds LOGIN PASSWORD 'SCRAM-SHA-256$250000:MDEyMzQ1Njc4OWFiY2RlZg==$u9zLBwF9CGcxo1RRkITed9G+o2DPMPw5h+e8r6vVJKk=:Qt4t+IBLcUYCo9BjkrLNQgvuRU7Kv/J4OCnNwjSnPi0=';
+CREATE ROLE endless LOGIN PASSWORD 'SCRAM-SHA-256$2000001:MDEyMzQ1Njc4OWFiY2RlZg==$ZEVxNBCIwRGxcdrVvamctmdFlibwAMNrjH2ln0Cp0Dk=:NQHCqEsWOA/lSmXRwEl1zwkbfirAayamSp+hvlJVwhI=';
 CREATE ROLE tls_only LOGIN PASSWORD 'right';
 CREATE ROLE plain_only LOGIN PASSWORD 'right';
 SET password_encryption = 'md5';
@@ -240,6 +244,24 @@ async fn every_sslmode_does_what_libpq_says_with_and_without_tls() {
             }
         }
     }
+}
+
+/// As PostgreSQL 16 stores them with `scram_iterations`; older servers read them too.
+#[tokio::test]
+async fn scram_is_computed_up_to_a_limit_that_is_named() {
+    let servers = servers();
+    let more = "sslmode=prefer connect_timeout=60 password=";
+    // given a password of 250,000 iterations, and one of more than walpost computes
+    let right = login(servers.tls, "127.0.0.1", "many_rounds", &format!("{more}right")).await;
+    assert!(right.unwrap());
+    let wrong = login(servers.tls, "127.0.0.1", "many_rounds", &format!("{more}wrong")).await;
+    assert_eq!(wrong.unwrap_err().kind(), FailureKind::Denied);
+    let error = login(servers.tls, "127.0.0.1", "endless", &format!("{more}right")).await;
+    // then the limit is named, and nobody is accused
+    let error = error.unwrap_err();
+    let text = walpost::Failure::new(error.kind(), error).to_string();
+    assert!(text.contains("2000001 iterations") && text.contains("at most 2000000"), "{text}");
+    assert!(text.contains("scram_iterations"), "{text}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use walpost::config::{OutboxSettings, PostgresSettings, QualifiedName, Secret};
+use walpost::config::{OutboxSettings, PostgresSettings, QualifiedName, Secret, ValueFormat};
 use walpost::source::postgres::{Lsn, PostgresSource};
 use walpost::source::{Change, Source};
 use walpost::{Budget, Columns, Failure, FailureKind};
@@ -49,6 +49,7 @@ fn bench(prefix: &str) -> Bench {
         row_bytes_max: 1 << 20,
         let_go_after: Duration::from_secs(3600),
         former_name: None,
+        format: ValueFormat::Binary,
     };
     let outbox = OutboxSettings {
         columns: Columns::debezium(),

@@ -25,6 +25,19 @@ pub struct PostgresSettings {
     /// Another name that the table had while rows that are still to be read were written: those
     /// count as the outbox's too.
     pub former_name: Option<QualifiedName>,
+    /// How the server sends values.
+    pub format: ValueFormat,
+}
+
+/// How PostgreSQL sends the values of rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ValueFormat {
+    /// In the types' binary form: the quicker one. The source turns to text by itself where it
+    /// must: for PostgreSQL 13, for a type without a binary form, for a type that was dropped.
+    #[default]
+    Binary,
+    /// As the server prints them, which it can for any type.
+    Text,
 }
 
 impl Values {
@@ -46,6 +59,11 @@ impl Values {
                 .map(|name| QualifiedName::parse(&name))
                 .transpose()
                 .map_err(|problem| self.refuse("source.former_name", problem))?,
+            format: match self.required_text("source.format", "")?.as_str() {
+                "binary" => ValueFormat::Binary,
+                "text" => ValueFormat::Text,
+                _ => return Err(self.refuse("source.format", "must be binary or text")),
+            },
         })
     }
 

@@ -68,7 +68,7 @@ impl Report {
         if said.is_some_and(|(at, said)| *said == reason && at.elapsed() < QUIET) {
             return;
         }
-        tracing::warn!(attempts, "the source does not answer, retrying: {reason}");
+        tracing::warn!(attempts, "reading from the source is interrupted, retrying: {reason}");
         self.source_said = Some((Instant::now(), reason));
     }
 

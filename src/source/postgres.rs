@@ -2,11 +2,11 @@
 //!
 //! | file | noun |
 //! |---|---|
-//! | `conninfo`, `connect`, `tls`, `auth`, `wire`, `sql` | a connection that is logged in |
+//! | `conninfo`, `connect`, `tls`, `auth`, `scram`, `wire`, `replication`, `sql` | a connection that is logged in |
 //! | `inspect`, `precondition` | what the catalog says, and whether that will do |
-//! | `session` | from "connect" to a stream that may be read |
+//! | `session`, `standby` | from "connect" to a stream that may be read |
 //! | `watch`, `catalog` | the catalog while connected: what changed, and whether a row was missed |
-//! | `reader`, `streaming`, `intake` | the thread that reads it, and how |
+//! | `reader`, `streaming`, `feedback`, `intake` | the thread that reads it, and how |
 //! | `frame`, `pgoutput`, `relation`, `value`, `commit_time`, `decoder` | bytes to rows: pure |
 //! | `resume` | what a new connection repeats: pure |
 
@@ -17,6 +17,7 @@ mod connect;
 mod conninfo;
 pub(crate) mod decoder;
 mod error;
+mod feedback;
 pub(crate) mod frame;
 pub mod inspect;
 mod intake;
@@ -27,9 +28,12 @@ pub(crate) mod pgoutput;
 pub mod precondition;
 mod reader;
 pub(crate) mod relation;
+mod replication;
 pub(crate) mod resume;
+mod scram;
 mod session;
 mod sql;
+mod standby;
 mod streaming;
 mod tls;
 pub(crate) mod value;
@@ -46,6 +50,8 @@ pub use conninfo::{ConnInfo, ConnInfoError};
 pub use decoder::DecodeError;
 pub use error::PostgresError;
 pub use lsn::Lsn;
+pub use replication::probe_replication;
+pub use scram::ScramError;
 pub use sql::{SqlClient, connect_sql};
 pub use wire::{Connection, FrameError, Row, ServerError, WireError};
 
@@ -90,6 +96,7 @@ impl PostgresSource {
         );
         let reader = Reader {
             info,
+            format: settings.format,
             settings,
             outbox,
             budget,
@@ -100,6 +107,9 @@ impl PostgresSource {
             system: None,
             received: Lsn(0),
             watching: Watching::default(),
+            gave_away: false,
+            gave_up: 0,
+            refused: None,
         };
         handle::spawn(move || reader.run())?;
         Ok(Self { shared, reader: handle, resume: Resume::default() })

@@ -3,7 +3,7 @@
 use walpost::Failure;
 use walpost::config::{OutboxSettings, PostgresSettings};
 use walpost::source::Finding;
-use walpost::source::postgres::{inspect, precondition};
+use walpost::source::postgres::{inspect, precondition, probe_replication};
 
 /// Asks for every precondition.
 pub(super) async fn ask(
@@ -29,5 +29,13 @@ pub(super) async fn ask(
     }
     let slot = inspect::slot(&client, &settings.slot).await.map_err(Failure::transient)?;
     findings.extend(precondition::judge_slot(settings, &server, slot.as_ref()));
+    // As `run` does: a connection pooler or pg_hba.conf may let the one kind pass and not the other.
+    findings.push(match probe_replication(&settings.url).await {
+        Ok(()) => Finding::ok("replication", "a replication connection can be made"),
+        Err(failure) => {
+            let fix = "correct source.url, or the server's settings, as the message says";
+            Finding::fail("replication", failure.to_string(), fix)
+        }
+    });
     Ok(findings)
 }

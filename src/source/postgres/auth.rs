@@ -6,16 +6,12 @@
 //! Source: PostgreSQL documentation, 55.2.1 "Start-up", 55.3 "SASL Authentication"; RFC 5802,
 //! RFC 7677; libpq's `fe-auth.c`. Servers 10 to 18.
 
-use std::io;
-
 use bytes::{Buf, Bytes, BytesMut};
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    ChannelBinding as Binding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
 use postgres_protocol::message::frontend;
 
 use super::conninfo::ChannelBinding;
+use super::scram::{Binding, ITERATIONS_MAX, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, Scram, ScramError};
 use super::wire::{self, Connection, WireError};
 use crate::secret::SecretText;
 
@@ -57,7 +53,16 @@ pub enum AuthError {
     /// The exchange failed on our side; at its end, this means that the server does not know
     /// the password, and may be somebody else.
     #[error("the server's SCRAM answer is wrong: it may not be the server that it claims to be")]
-    Scram(#[source] io::Error),
+    Scram(#[source] ScramError),
+    /// More work than a server that has proven nothing may ask for.
+    #[error(
+        "the server asks for {iterations} iterations of SCRAM, and walpost computes at most \
+         {ITERATIONS_MAX}: lower scram_iterations on the server, then set the role's password again"
+    )]
+    Iterations {
+        /// What it asked for.
+        iterations: u32,
+    },
     /// The connection failed, or the server refused.
     #[error(transparent)]
     Wire(#[from] WireError),
@@ -145,21 +150,32 @@ async fn scram(
     require_binding(protection.binding, bound, "the server does not offer SCRAM-SHA-256-PLUS")?;
     let password = password.ok_or(AuthError::PasswordMissing)?;
 
-    let mut exchange = ScramSha256::new(password.expose().as_bytes(), binding);
+    let exchange = Scram::new(binding);
     let mut message = BytesMut::new();
-    frontend::sasl_initial_response(mechanism, exchange.message(), &mut message)
+    frontend::sasl_initial_response(mechanism, exchange.first_message().as_bytes(), &mut message)
         .map_err(WireError::Io)?;
     connection.send(&message).await?;
 
     let challenge = expect(connection, SASL_CONTINUE).await?;
-    exchange.update(&challenge).map_err(AuthError::Scram)?;
+    let challenge = exchange.challenged(&challenge).map_err(AuthError::Scram)?;
+    let iterations = challenge.iterations();
+    if iterations > ITERATIONS_MAX {
+        return Err(AuthError::Iterations { iterations });
+    }
+    // Elsewhere: this thread may have a stream to keep alive.
+    let password = password.expose().as_bytes().to_vec();
+    let computed = tokio::task::spawn_blocking(move || {
+        let salted = challenge.salted_password(&password);
+        challenge.answer(&salted)
+    });
+    let (answer, proof) = computed.await.map_err(|error| WireError::Io(error.into()))?;
     message.clear();
-    frontend::sasl_response(exchange.message(), &mut message).map_err(WireError::Io)?;
+    frontend::sasl_response(answer.as_bytes(), &mut message).map_err(WireError::Io)?;
     connection.send(&message).await?;
 
     // A server that skips this message has not proven that it knows the password.
-    let proof = expect(connection, SASL_FINAL).await?;
-    exchange.finish(&proof).map_err(AuthError::Scram)?;
+    let signature = expect(connection, SASL_FINAL).await?;
+    proof.check(&signature).map_err(AuthError::Scram)?;
     Ok(bound)
 }
 
@@ -172,9 +188,9 @@ fn choose(scram: bool, plus: bool, protection: &Protection) -> Option<(Binding, 
         ChannelBinding::Prefer | ChannelBinding::Require => protection.end_point.clone(),
     };
     match (end_point, plus && protection.is_tls, scram) {
-        (Some(hash), true, _) => Some((Binding::tls_server_end_point(hash), SCRAM_SHA_256_PLUS)),
-        (Some(_), false, true) => Some((Binding::unrequested(), SCRAM_SHA_256)),
-        (None, _, true) => Some((Binding::unsupported(), SCRAM_SHA_256)),
+        (Some(hash), true, _) => Some((Binding::EndPoint(hash), SCRAM_SHA_256_PLUS)),
+        (Some(_), false, true) => Some((Binding::Unrequested, SCRAM_SHA_256)),
+        (None, _, true) => Some((Binding::Unsupported, SCRAM_SHA_256)),
         (Some(_) | None, _, false) => None,
     }
 }
@@ -182,10 +198,7 @@ fn choose(scram: bool, plus: bool, protection: &Protection) -> Option<(Binding, 
 async fn expect(connection: &mut Connection, wanted: u32) -> Result<Bytes, AuthError> {
     match receive(connection).await? {
         (request, body) if request == wanted => Ok(body),
-        _ => {
-            let cause = io::Error::new(io::ErrorKind::InvalidData, "a step of it is missing");
-            Err(AuthError::Scram(cause))
-        }
+        _ => Err(AuthError::Scram(ScramError::Step)),
     }
 }
 
@@ -226,8 +239,7 @@ mod tests {
 
     fn first_message(scram: bool, plus: bool, protection: &Protection) -> Option<(String, &str)> {
         let (binding, mechanism) = choose(scram, plus, protection)?;
-        let exchange = ScramSha256::new(b"x", binding);
-        let message = String::from_utf8(exchange.message().to_vec()).unwrap();
+        let message = Scram::new(binding).first_message();
         Some((message.split_once('=').unwrap().0.to_owned(), mechanism))
     }
 

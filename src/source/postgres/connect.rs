@@ -27,7 +27,7 @@ pub use crate::source::socket::Socket as PgStream;
 pub use error::ConnectError;
 
 use super::auth::{AuthError, Protection, authenticate};
-use super::conninfo::{ConnInfo, Host, Keepalive, Place, SessionAttributes, SslMode};
+use super::conninfo::{ConnInfo, Host, Place, SessionAttributes, SslMode};
 use super::tls;
 use super::value::SESSION_PARAMETERS;
 use super::wire::Connection;
@@ -73,14 +73,25 @@ pub async fn connect(info: &ConnInfo, purpose: Purpose) -> Result<Connection, Co
         };
         for target in targets {
             let attempt = Attempt { info, host, target, purpose };
-            match Box::pin(attempt.run()).await {
-                Ok(connection) => return Ok(connection),
+            let outcome = Box::pin(attempt.run()).await;
+            match outcome {
+                Ok(connection) => return Ok(connection.led_to(attempt.target.pinned(host))),
                 Err(error) if error.leaves_other_hosts() => failures.push(error),
                 Err(error) => return Err(error),
             }
         }
     }
     Err(ConnectError::of_all(failures))
+}
+
+impl Target {
+    /// The host that this target belongs to, with this one address.
+    fn pinned(self, host: &Host) -> Host {
+        match self {
+            Target::Tcp { address, .. } => Host { address: Some(address), ..host.clone() },
+            Target::Unix(_) => host.clone(),
+        }
+    }
 }
 
 async fn resolve(info: &ConnInfo, host: &Host) -> Result<Vec<Target>, ConnectError> {
@@ -90,6 +101,9 @@ async fn resolve(info: &ConnInfo, host: &Host) -> Result<Vec<Target>, ConnectErr
         }
         Place::Network(name) => name,
     };
+    if let Some(address) = host.address {
+        return Ok(vec![Target::Tcp { name: name.clone(), address }]);
+    }
     let lookup = tokio::net::lookup_host((name.as_str(), host.port));
     let found = match tokio::time::timeout(info.connect_timeout, lookup).await {
         Ok(found) => found,
@@ -165,7 +179,7 @@ impl Attempt<'_> {
             Target::Tcp { name, address } => (name, address),
         };
         let mut stream = TcpStream::connect(address).await.map_err(|e| self.unreachable(e))?;
-        set_options(&stream, self.info.keepalive).map_err(|e| self.unreachable(e))?;
+        set_options(&stream, self.info).map_err(|e| self.unreachable(e))?;
         if opening == Opening::Plain {
             return Ok(PgStream::Tcp(stream));
         }
@@ -214,6 +228,10 @@ impl Attempt<'_> {
             Purpose::Replication => {
                 parameters.push(("replication", "database"));
                 parameters.extend(SESSION_PARAMETERS);
+                if info.takes_any_bytes {
+                    parameters.retain(|(name, _)| *name != "client_encoding");
+                    parameters.push(("client_encoding", "SQL_ASCII"));
+                }
             }
         }
         let protection = Protection {
@@ -273,10 +291,12 @@ impl Attempt<'_> {
     }
 }
 
-/// Small status updates must not wait for one another, and a dead peer must be noticed.
-fn set_options(stream: &TcpStream, keepalive: Option<Keepalive>) -> std::io::Result<()> {
+/// Small status updates must not wait for one another, and a dead peer must be noticed: keepalive
+/// does it while nothing is on the way to it, the user timeout while something is.
+fn set_options(stream: &TcpStream, info: &ConnInfo) -> std::io::Result<()> {
     stream.set_nodelay(true)?;
-    let Some(keepalive) = keepalive else { return Ok(()) };
+    socket2::SockRef::from(stream).set_tcp_user_timeout(Some(info.tcp_user_timeout))?;
+    let Some(keepalive) = info.keepalive else { return Ok(()) };
     let options = socket2::TcpKeepalive::new()
         .with_time(keepalive.idle)
         .with_interval(keepalive.interval)

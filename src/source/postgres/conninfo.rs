@@ -12,6 +12,7 @@ mod text;
 
 use std::borrow::Cow;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,6 +46,10 @@ pub struct ConnInfo {
     pub(crate) channel_binding: ChannelBinding,
     pub(crate) session: SessionAttributes,
     pub(crate) keepalive: Option<Keepalive>,
+    /// `client_encoding=SQL_ASCII`: the stream brings text as its bytes are stored.
+    pub(crate) takes_any_bytes: bool,
+    /// How long what was sent may stay without the peer's TCP acknowledgement.
+    pub(crate) tcp_user_timeout: Duration,
 }
 
 /// One place to try, in the order of the connection string.
@@ -52,6 +57,8 @@ pub struct ConnInfo {
 pub(crate) struct Host {
     pub(crate) place: Place,
     pub(crate) port: u16,
+    /// The one address of a network name that is tried; `None` is each that it resolves to.
+    pub(crate) address: Option<SocketAddr>,
 }
 
 /// A host name or address, or the folder of a Unix socket.
@@ -223,6 +230,12 @@ impl ConnInfo {
     /// Database that is connected to.
     pub fn dbname(&self) -> &str {
         &self.dbname
+    }
+
+    /// The same, with one server to try and no other: what was asked of it must not be answered
+    /// by its neighbour.
+    pub(crate) fn only_at(&self, host: Host) -> Self {
+        Self { hosts: vec![host], ..self.clone() }
     }
 
     /// Adds server settings for the session, as `-c name=value`, to `options`.

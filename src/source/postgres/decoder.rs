@@ -15,6 +15,7 @@
 use bytes::Bytes;
 
 use super::commit_time::{CommitTime, CommitTimes};
+use super::frame::change_of;
 use super::lsn::Lsn;
 use super::pgoutput::{Begin, Commit, Datum, Insert, MalformedError, Message, RelationColumn};
 use super::relation::{Known, Plan, PlannedColumn, RelationError, Relations, TypeKinds};
@@ -214,6 +215,40 @@ impl Decoder {
         self.open.is_some()
     }
 
+    /// From here on values come in their text form: of a type that is known to nobody it is what
+    /// the server prints.
+    pub(crate) fn expect_text(&mut self) {
+        self.relations.expect_text();
+    }
+
+    /// Whether a large change, by the beginning of its frame, is nothing that this decoder makes
+    /// a row of. Then it is counted, and need not be read.
+    pub(crate) fn leaves_out(&mut self, head: &[u8]) -> bool {
+        let Some((tag, relation)) = change_of(head) else { return false };
+        // The outbox under another name is no other table: its row is an error that says so.
+        let is_other = matches!(self.relations.find(relation), Some(Known::Other))
+            && (tag != b'I' || self.relations.leave_out(relation).is_ok());
+        let ignored = &mut self.ignored;
+        let count = match (self.relations.find(relation), tag) {
+            (Some(Known::Other), _) if is_other => &mut ignored.foreign,
+            (Some(Known::Outbox(_)), b'U') => &mut ignored.updates,
+            (Some(Known::Outbox(_)), b'D') => &mut ignored.deletes,
+            (Some(Known::Outbox(_) | Known::Other) | None, _) => return false,
+        };
+        *count += 1;
+        true
+    }
+
+    /// Where the next change stands: the transaction that is open, and the rows of it so far.
+    pub(crate) fn place(&self) -> Option<(Lsn, u32)> {
+        self.open.map(|open| (open.begin.final_lsn, open.ordinal))
+    }
+
+    /// The table whose row comes next, as far as the announcements tell.
+    pub(crate) fn only_table(&self) -> Option<String> {
+        self.relations.is_alone().then(|| self.table_name())
+    }
+
     /// What was left out.
     pub fn ignored(&self) -> IgnoredCounts {
         self.ignored
@@ -266,7 +301,10 @@ impl Decoder {
                 self.ignored.messages += 1;
             }
             Message::Origin => self.origin()?,
-            Message::Type => self.inside("Type").map(drop)?,
+            Message::Type(announced) => {
+                self.inside("Type")?;
+                self.relations.learn_type(announced);
+            }
             Message::StreamAbort => self.ignored.stream_aborts += 1,
         }
         Ok(())
@@ -411,7 +449,12 @@ fn place(
 ) -> Result<(), ValueError> {
     let field = match role {
         Role::CreatedAt => {
-            row.created_at_micros = column.value_type.micros(datum)?;
+            row.created_at_micros = match column.value_type.micros(datum) {
+                Err(ValueError::Moment(error)) if column.may_lack_moment && error.is_a_moment() => {
+                    None
+                }
+                micros => micros?,
+            };
             return Ok(());
         }
         Role::Id => &mut row.id,

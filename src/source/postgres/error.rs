@@ -7,6 +7,7 @@ use super::decoder::DecodeError;
 use super::intake::IntakeError;
 use super::lsn::Lsn;
 use super::wire::{ServerError, WireError};
+use crate::config::PostgresSettings;
 use crate::failure::{Failure, FailureKind};
 use crate::source::Finding;
 
@@ -23,6 +24,35 @@ pub enum PostgresError {
     /// A catalog query failed.
     #[error("could not read the catalog")]
     Catalog(#[from] tokio_postgres::Error),
+    /// The server is there and says nothing.
+    #[error(
+        "the server did not answer within {after:?} when it was asked for {question}; a new \
+         connection is tried"
+    )]
+    Unanswered {
+        /// What it was asked for.
+        question: &'static str,
+        /// The limit.
+        after: Duration,
+    },
+    /// No sign of life on the stream, although one was asked for.
+    #[error(
+        "nothing was heard from the server for {after:?}, although it was asked for an answer: the \
+         connection is given up, and a new one is tried"
+    )]
+    Silent {
+        /// How long.
+        after: Duration,
+    },
+    /// Two connections to one address.
+    #[error(
+        "two connections to {address} reached two servers, as in a failover or behind a load \
+         balancer; both are tried again. If it stays so, name one server in source.url"
+    )]
+    TwoServers {
+        /// `host:port/dbname`.
+        address: String,
+    },
     /// A precondition does not hold.
     #[error("{}: {}; {}", .0.name, .0.detail, .0.fix.as_deref().unwrap_or("no remedy known"))]
     Precondition(Finding),
@@ -127,12 +157,29 @@ pub enum PostgresError {
         /// What is wrong with it.
         source: DecodeError,
     },
+    /// The server cannot send what comes next, and said so twice.
+    #[error(
+        "the server cannot send the next row of slot \"{slot}\"{place}, and reported the same twice: \
+         {error}{remedy}"
+    )]
+    Unsendable {
+        /// Name of the slot.
+        slot: String,
+        /// Table and position, as far as they are known; begins with a blank, or empty.
+        place: String,
+        /// The server's words; part of our own text, since the remedy comes after them.
+        error: Box<ServerError>,
+        /// Begins with `; `.
+        remedy: String,
+    },
     /// A row above the bound.
     #[error(
-        "a row of {bytes} bytes is above row_bytes_max = {bytes_max}: raise it to at least \
-         {bytes} and restart walpost"
+        "a row of table {table} has {bytes} bytes, which is above source.row_bytes_max = \
+         {bytes_max}: raise it to at least {bytes} and restart walpost"
     )]
     RowTooLarge {
+        /// The outbox.
+        table: String,
         /// Of the row's message.
         bytes: usize,
         /// The bound.
@@ -140,8 +187,9 @@ pub enum PostgresError {
     },
     /// Given up by us, so that the server may shut down or fail over while no broker confirms.
     #[error(
-        "no confirm for {after:?} while rows wait: the connection was let go, so that the server \
-         is free to shut down; it is taken up again with the next confirm"
+        "the broker confirmed nothing for {after:?} while rows wait: the connection to the database \
+         was released, so that the server is free to shut down; it is made again with the next \
+         confirm"
     )]
     LetGo {
         /// `let_go_after`.
@@ -160,7 +208,10 @@ impl PostgresError {
             Self::Wire(error) => wire_kind(error),
             Self::Catalog(_)
             | Self::CatalogSilent { .. }
+            | Self::Unanswered { .. }
+            | Self::Silent { .. }
             | Self::ShuttingDown
+            | Self::TwoServers { .. }
             | Self::LetGo { .. } => FailureKind::Transient,
             Self::Precondition(_)
             | Self::Gap { .. }
@@ -170,15 +221,19 @@ impl PostgresError {
             | Self::WentBack { .. }
             | Self::SlotMoved { .. }
             | Self::Decode { .. }
+            | Self::Unsendable { .. }
             | Self::RowTooLarge { .. }
             | Self::ReaderGone => FailureKind::Definite,
         }
     }
 
-    pub(crate) fn intake(error: IntakeError, bytes_max: usize) -> Self {
+    pub(crate) fn intake(error: IntakeError, settings: &PostgresSettings) -> Self {
         match error {
             IntakeError::Frame(error) => Self::Wire(error.into()),
-            IntakeError::TooLarge { bytes } => Self::RowTooLarge { bytes, bytes_max },
+            IntakeError::TooLarge { bytes } => {
+                let (table, bytes_max) = (settings.table.to_string(), settings.row_bytes_max);
+                Self::RowTooLarge { table, bytes, bytes_max }
+            }
         }
     }
 }

@@ -37,6 +37,26 @@ pub struct XLogData {
     pub data: Bytes,
 }
 
+/// Bytes of a frame with a change, up to the id of its relation.
+pub(crate) const CHANGE_HEAD_BYTES: usize = 30;
+
+/// A change by the beginning of its frame: the tag of its message (`I`, `U` or `D`), and the id of
+/// its relation. `None` for anything else.
+///
+/// ```text
+/// 'w' | start: u64 | end of WAL: u64 | clock: i64 | tag: u8 | relation: u32 | …
+/// ```
+pub(crate) fn change_of(head: &[u8]) -> Option<(u8, u32)> {
+    let mut reader = Reader::new(head, "replication frame");
+    if reader.u8().ok()? != b'w' {
+        return None;
+    }
+    reader.take(24).ok()?;
+    let tag = reader.u8().ok()?;
+    let relation = reader.u32().ok()?;
+    matches!(tag, b'I' | b'U' | b'D').then_some((tag, relation))
+}
+
 /// Primary keepalive (protocol-replication, "Primary keepalive message (B)"):
 ///
 /// ```text

@@ -7,21 +7,36 @@
 //!
 //! A read that filled much of its buffer gives the buffer away and copies only the broken frame's
 //! beginning; a small one is copied into a buffer of its own size, so that a few rows never pin
-//! the room for many.
+//! the room for many. A large frame that nobody wants is dropped as it comes.
 
 use bytes::Bytes;
 
-use super::wire::{FrameError, header};
+use super::frame::CHANGE_HEAD_BYTES;
+use super::wire::{FrameError, HEADER_BYTES, header};
 use crate::budget::Budget;
 
 /// Bytes that a read asks for.
 pub(crate) const READ_BYTES: usize = 64 << 10;
+
+/// A frame that is larger and not yet complete is looked at before more of it is kept.
+const LARGE_BYTES: usize = 256 << 10;
 
 /// See the module.
 pub(crate) struct Intake {
     buffer: Vec<u8>,
     budget: Budget,
     frame_bytes_max: usize,
+    /// Bytes at the front of the stream that belong to a frame that nobody wants.
+    skip: usize,
+}
+
+/// Whether a large frame is worth its memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Relevance {
+    /// It is read whole, up to the bound.
+    Wanted,
+    /// It is read through and dropped, whatever its size.
+    Foreign,
 }
 
 /// A frame that is larger than a row may be.
@@ -38,7 +53,7 @@ impl Intake {
     pub(crate) fn new(begun: &[u8], budget: Budget, frame_bytes_max: usize) -> Self {
         let mut buffer = Vec::with_capacity(READ_BYTES.max(begun.len()));
         buffer.extend_from_slice(begun);
-        Self { buffer, budget, frame_bytes_max }
+        Self { buffer, budget, frame_bytes_max, skip: 0 }
     }
 
     /// The buffer to append the next read to; it has room. A frame that is larger than the buffer
@@ -51,20 +66,42 @@ impl Intake {
         &mut self.buffer
     }
 
-    /// All whole frames that are there, as one buffer.
+    /// All whole frames that are there, as one buffer. Of a large frame that is still arriving
+    /// `judge` sees the beginning of its body, once everything before it was taken.
     ///
     /// # Errors
-    /// A length that is no length, or one above the bound: definite.
-    pub(crate) fn take(&mut self) -> Result<Option<Bytes>, IntakeError> {
+    /// A length that is no length, or one above the bound in a frame that is wanted: definite.
+    pub(crate) fn take(
+        &mut self,
+        mut judge: impl FnMut(&[u8]) -> Relevance,
+    ) -> Result<Option<Bytes>, IntakeError> {
+        self.drop_unwanted();
         let mut end = 0;
-        while let Some((_, bytes)) = header(self.buffer.get(end..).unwrap_or_default())? {
-            if bytes > self.frame_bytes_max {
-                return Err(IntakeError::TooLarge { bytes });
+        loop {
+            let rest = self.buffer.get(end..).unwrap_or_default();
+            let Some((_, bytes)) = header(rest)? else { break };
+            if bytes <= self.frame_bytes_max && bytes <= rest.len() {
+                end += bytes;
+                continue;
             }
-            if end + bytes > self.buffer.len() {
+            let is_large = bytes > LARGE_BYTES.min(self.frame_bytes_max);
+            let Some(head) = rest.get(HEADER_BYTES..HEADER_BYTES + CHANGE_HEAD_BYTES) else {
+                break;
+            };
+            // What stands before it may be what says whose it is.
+            if !is_large || end > 0 {
                 break;
             }
-            end += bytes;
+            match judge(head) {
+                Relevance::Foreign => {
+                    self.skip = bytes;
+                    self.drop_unwanted();
+                }
+                Relevance::Wanted if bytes > self.frame_bytes_max => {
+                    return Err(IntakeError::TooLarge { bytes });
+                }
+                Relevance::Wanted => break,
+            }
         }
         if end == 0 {
             return Ok(None);
@@ -81,6 +118,12 @@ impl Intake {
             frames
         };
         Ok(Some(self.budget.hold(frames)))
+    }
+
+    fn drop_unwanted(&mut self) {
+        let here = self.skip.min(self.buffer.len());
+        self.buffer.drain(..here);
+        self.skip -= here;
     }
 }
 
@@ -110,7 +153,7 @@ mod tests {
                 let (now, later) = rest.split_at((*read).min(rest.len()));
                 rest = later;
                 intake.space().extend_from_slice(now);
-                if let Some(frames) = intake.take().unwrap() {
+                if let Some(frames) = intake.take(|_| Relevance::Wanted).unwrap() {
                     // Whole frames only.
                     let mut at = 0;
                     while at < frames.len() {
@@ -132,15 +175,43 @@ mod tests {
         let budget = Budget::new(1);
         let mut intake = Intake::new(&[], budget.clone(), 1 << 20);
         intake.space().extend_from_slice(&frame(300, 1));
-        let frames = intake.take().unwrap().unwrap();
+        let frames = intake.take(|_| Relevance::Wanted).unwrap().unwrap();
         assert_eq!(budget.held_bytes(), 305);
         drop(frames);
         assert_eq!(budget.held_bytes(), 0);
     }
 
     #[test]
-    fn a_frame_above_the_bound_is_refused_by_its_header() {
-        let mut intake = Intake::new(&frame(1000, 1)[..8], Budget::new(1), 500);
-        assert!(matches!(intake.take(), Err(IntakeError::TooLarge { bytes: 1005 })));
+    fn a_frame_above_the_bound_is_refused_by_its_beginning() {
+        let mut intake = Intake::new(&frame(1000, 1)[..60], Budget::new(1), 500);
+        let taken = intake.take(|_| Relevance::Wanted);
+        assert!(matches!(taken, Err(IntakeError::TooLarge { bytes: 1005 })));
+    }
+
+    #[test]
+    fn a_frame_that_nobody_wants_is_dropped_as_it_comes() {
+        // given a frame far above the bound between two small ones
+        let large = frame(80 << 20, 2);
+        let whole = [frame(300, 1), large, frame(300, 3)].concat();
+        let mut intake = Intake::new(&[], Budget::new(1), 1 << 20);
+        let (mut out, mut judged) = (Vec::new(), 0);
+        for read in whole.chunks(READ_BYTES) {
+            intake.space().extend_from_slice(read);
+            let taken = intake.take(|head| {
+                judged += 1;
+                // what is before it was taken already
+                assert_eq!(out, frame(300, 1));
+                assert!(head.iter().all(|byte| *byte == 2), "{head:?}");
+                Relevance::Foreign
+            });
+            let taken = taken.unwrap();
+            // then its bytes are never held
+            assert!(intake.buffer.capacity() <= 4 * READ_BYTES);
+            out.extend_from_slice(taken.as_deref().unwrap_or_default());
+        }
+        out.extend_from_slice(&intake.take(|_| Relevance::Wanted).unwrap().unwrap_or_default());
+        // and both small ones arrive
+        assert_eq!(judged, 1);
+        assert_eq!(out, [frame(300, 1), frame(300, 3)].concat());
     }
 }

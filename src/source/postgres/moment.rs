@@ -1,7 +1,7 @@
 //! Timestamps and dates: wire forms to microseconds since 1970, and those to RFC 3339.
 //!
-//! Only years 1 to 9999 can be told by RFC 3339 in the way that PostgreSQL
-//! counts them; what lies outside, and infinity, is an error in both wire forms alike.
+//! RFC 3339 has the years 1 to 9999. What lies outside, and infinity, is no moment for a message's
+//! timestamp; as text it is what PostgreSQL prints, whichever wire form it came in.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
@@ -19,14 +19,31 @@ const END_MICROS: i64 = 253_402_300_800_000_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MomentError {
     /// `infinity` or `-infinity`.
-    #[error("infinity is no moment in time; store NULL instead, or map another column")]
+    #[error(
+        "infinity is not a moment in time: set outbox.created_at_out_of_range = \"commit-time\" to \
+         publish such rows with their commit time, or map another column to created_at"
+    )]
     Infinite,
     /// Before the year 1 or after 9999.
-    #[error("the moment is not in the years 1 to 9999; map another column")]
+    #[error(
+        "the date is not in the years 1 to 9999: set outbox.created_at_out_of_range = \
+         \"commit-time\" to publish such rows with their commit time, or map another column to \
+         created_at"
+    )]
     OutOfRange,
     /// Text in another style than ISO.
     #[error("malformed date or timestamp; is the connection's DateStyle ISO?")]
     Malformed,
+}
+
+impl MomentError {
+    /// Whether it is a value of its type, only none that RFC 3339 has.
+    pub(crate) fn is_a_moment(self) -> bool {
+        match self {
+            Self::Infinite | Self::OutOfRange => true,
+            Self::Malformed => false,
+        }
+    }
 }
 
 /// From a binary timestamp: microseconds since 2000, the ends of the range being infinity
@@ -158,8 +175,65 @@ impl Digits<'_> {
 pub(crate) fn print(micros: i64, out: &mut BytesMut) -> Result<(), MomentError> {
     print_date(micros, out)?;
     let of_day = micros.rem_euclid(DAY_MICROS);
-    let (seconds, mut fraction) = (of_day / 1_000_000, of_day % 1_000_000);
     out.put_u8(b'T');
+    put_clock(of_day, out);
+    out.put_u8(b'Z');
+    Ok(())
+}
+
+/// Prints a binary timestamp that RFC 3339 has not, as PostgreSQL does in style ISO and UTC:
+/// `infinity`, `0044-03-15 10:34:56.789+00 BC`.
+pub(crate) fn print_timestamp_of_postgres(postgres: i64, zone: &str, out: &mut BytesMut) {
+    if put_infinity(postgres == i64::MAX, postgres == i64::MIN, out) {
+        return;
+    }
+    // Wide enough for both epochs apart.
+    let micros = i128::from(postgres) + i128::from(EPOCH_MICROS);
+    let day = i128::from(DAY_MICROS);
+    let days = i64::try_from(micros.div_euclid(day)).unwrap_or_default();
+    let of_day = i64::try_from(micros.rem_euclid(day)).unwrap_or_default();
+    let is_before_christ = put_date(days, out);
+    out.put_u8(b' ');
+    put_clock(of_day, out);
+    out.put_slice(zone.as_bytes());
+    if is_before_christ {
+        out.put_slice(b" BC");
+    }
+}
+
+/// The same for a date: `10000-01-01`.
+pub(crate) fn print_date_of_postgres(postgres: i32, out: &mut BytesMut) {
+    if !put_infinity(postgres == i32::MAX, postgres == i32::MIN, out)
+        && put_date(i64::from(postgres) + EPOCH_MICROS / DAY_MICROS, out)
+    {
+        out.put_slice(b" BC");
+    }
+}
+
+fn put_infinity(is_positive: bool, is_negative: bool, out: &mut BytesMut) -> bool {
+    if is_negative {
+        out.put_u8(b'-');
+    }
+    if is_positive || is_negative {
+        out.put_slice(b"infinity");
+    }
+    is_positive || is_negative
+}
+
+/// Says whether " BC" belongs behind it: there is no year 0, and the one before 1 is 1 BC.
+fn put_date(days: i64, out: &mut BytesMut) -> bool {
+    let (year, month, day) = civil_from_days(days);
+    padded(if year > 0 { year } else { 1 - year }, 4, out);
+    out.put_u8(b'-');
+    padded(month, 2, out);
+    out.put_u8(b'-');
+    padded(day, 2, out);
+    year <= 0
+}
+
+/// `10:34:56.789`, the fraction as short as it can be.
+fn put_clock(of_day: i64, out: &mut BytesMut) {
+    let (seconds, mut fraction) = (of_day / 1_000_000, of_day % 1_000_000);
     padded(seconds / 3600, 2, out);
     out.put_u8(b':');
     padded(seconds / 60 % 60, 2, out);
@@ -174,18 +248,11 @@ pub(crate) fn print(micros: i64, out: &mut BytesMut) -> Result<(), MomentError> 
         out.put_u8(b'.');
         padded(fraction, width, out);
     }
-    out.put_u8(b'Z');
-    Ok(())
 }
 
 /// Prints `2024-02-29`.
 pub(crate) fn print_date(micros: i64, out: &mut BytesMut) -> Result<(), MomentError> {
-    let (year, month, day) = civil_from_days(in_range(Some(micros))?.div_euclid(DAY_MICROS));
-    padded(year, 4, out);
-    out.put_u8(b'-');
-    padded(month, 2, out);
-    out.put_u8(b'-');
-    padded(day, 2, out);
+    put_date(in_range(Some(micros))?.div_euclid(DAY_MICROS), out);
     Ok(())
 }
 

@@ -63,7 +63,7 @@ pub(crate) enum Message<'a> {
     Commit(Commit),
     Origin,
     Relation(Relation<'a>),
-    Type,
+    Type(TypeName<'a>),
     Insert(Insert<'a>),
     Update { relation: u32 },
     Delete { relation: u32 },
@@ -121,6 +121,22 @@ pub(crate) struct Relation<'a> {
 pub(crate) struct RelationColumn<'a> {
     pub(crate) name: &'a str,
     pub(crate) type_oid: u32,
+}
+
+/// Type, before a Relation that has a column of a type that is not built in:
+///
+/// ```text
+/// 'Y' | oid: u32 | namespace: string | name: string
+/// ```
+///
+/// For a domain, oid is the domain's and the name is its base type's. Of any other type the name
+/// tells nothing of its kind, so that is asked from the catalog: see `relation::TypeKinds`. The
+/// namespace of `pg_catalog` is sent as an empty string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TypeName<'a> {
+    pub(crate) oid: u32,
+    pub(crate) schema: &'a str,
+    pub(crate) name: &'a str,
 }
 
 /// Insert:
@@ -186,7 +202,7 @@ impl<'a> Message<'a> {
             b'B' => begin(&mut reader).map(Message::Begin),
             b'C' => commit(&mut reader).map(Message::Commit),
             b'R' => relation(&mut reader).map(Message::Relation),
-            b'Y' => type_name(&mut reader),
+            b'Y' => type_name(&mut reader).map(Message::Type),
             b'O' => origin(&mut reader),
             b'U' => update(&mut reader),
             b'D' => delete(&mut reader),
@@ -252,21 +268,11 @@ fn relation<'a>(reader: &mut Reader<'a>) -> Result<Relation<'a>, MalformedError>
     Ok(Relation { id, schema, name, columns })
 }
 
-/// Type, before a Relation that has a column of a type that is not built in:
-///
-/// ```text
-/// 'Y' | oid: u32 | namespace: string | name: string
-/// ```
-///
-/// For a domain, oid is the domain's and the name is its base type's. It tells nothing of what
-/// kind of type it is, so the kind is asked from the catalog: see `relation::TypeKinds`.
-fn type_name<'a>(reader: &mut Reader<'a>) -> Result<Message<'a>, MalformedError> {
+fn type_name<'a>(reader: &mut Reader<'a>) -> Result<TypeName<'a>, MalformedError> {
     reader.name("Type");
-    let _oid = reader.u32()?;
-    let _schema = reader.string()?;
-    let _name = reader.string()?;
+    let (oid, schema, name) = (reader.u32()?, reader.string()?, reader.string()?);
     reader.finish()?;
-    Ok(Message::Type)
+    Ok(TypeName { oid, schema, name })
 }
 
 fn insert<'a>(reader: &mut Reader<'a>) -> Result<Insert<'a>, MalformedError> {

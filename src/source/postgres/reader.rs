@@ -8,42 +8,45 @@
 //! ```text
 //!  socket ─▶ Intake ─▶ Decoder ─▶ batches ─▶ PostgresSource::next ─▶ Resume drops repeats
 //!    ▲
-//!    └─ status update ◀─ every ack_interval if something new was acknowledged,
-//!                        when asked, and well within wal_sender_timeout
+//!    └─ status update ◀─ see `feedback`: what is new, answers, and signs of life both ways
 //! ```
+
+mod closing;
+mod refusal;
+mod telling;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Buf, Bytes};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::conninfo::ConnInfo;
 use super::decoder::{DecodeError, Decoder};
 use super::error::PostgresError;
+use super::feedback::Feedback;
 use super::frame::Frame;
-use super::intake::Intake;
+use super::intake::{Intake, Relevance};
 use super::lsn::Lsn;
 use super::pgoutput;
 use super::relation::RelationError;
-use super::session::{Session, Start, System, type_kinds};
-use super::sql::connect_sql;
+use super::session::{Session, Start, System};
 use super::streaming::Streaming;
-use super::wire::{self, ServerError, StandbyStatus, WireError};
+use super::wire::{self, ServerError, WireError};
 use crate::budget::Budget;
-use crate::config::{OutboxSettings, PostgresSettings};
+use crate::config::{OutboxSettings, PostgresSettings, ValueFormat};
 use crate::source::{Change, handle};
 
 mod server_says;
 mod watching;
 
+pub(crate) use refusal::Refusal;
 pub(crate) use watching::Watching;
 
-/// Longest time for one try to see the last acknowledgement arrive.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-const CLOSE_TRIES: u32 = 3;
+/// How often the acknowledged position is looked at while there is no connection.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Bytes of a frame around a row's own: two headers and a relation id, generously.
 const FRAME_OVERHEAD_BYTES: usize = 1 << 10;
@@ -77,9 +80,18 @@ pub(crate) struct Reader {
     /// acknowledged, and a server whose log ends before it has lost data.
     pub(crate) received: Lsn,
     pub(crate) watching: Watching,
+    /// How the server is to send values: as configured, until it must be text.
+    pub(crate) format: ValueFormat,
+    /// Whether this source released the slot for another relay to take.
+    pub(crate) gave_away: bool,
+    /// How often in a row the server was given up for its silence.
+    pub(crate) gave_up: u32,
+    /// What the server last refused to send.
+    pub(crate) refused: Option<Refusal>,
 }
 
 /// Why a session is over.
+#[derive(Debug)]
 enum End {
     Failed(PostgresError),
     Close(oneshot::Sender<Result<(), PostgresError>>),
@@ -106,6 +118,11 @@ impl Reader {
                     let streaming = streaming.insert(self.begin(session));
                     match self.read(streaming).await {
                         Ok(never) => match never {},
+                        Err(End::Failed(error)) if self.turns_to_text(&error) => {
+                            self.watching.end();
+                            continue;
+                        }
+                        Err(End::Failed(error)) => End::Failed(self.judge_refusal(error)),
                         Err(end) => end,
                     }
                 }
@@ -133,6 +150,7 @@ impl Reader {
     /// Hands an error over and waits until a new connection is wanted.
     async fn report(&mut self, error: PostgresError) -> Result<(), End> {
         let let_go = matches!(error, PostgresError::LetGo { .. });
+        self.gave_away |= let_go;
         let since = self.acknowledged();
         let mut error = Some(error);
         loop {
@@ -156,7 +174,7 @@ impl Reader {
         Ok(())
     }
 
-    /// After the connection was let go there is nothing to connect for until something is
+    /// After the connection was released there is nothing to connect for until something is
     /// confirmed; yet a look now and then shows whether the server is still the same.
     async fn await_progress(&mut self, since: Lsn) {
         let until = Instant::now() + self.settings.let_go_after;
@@ -165,7 +183,7 @@ impl Reader {
             && self.commands.is_empty()
             && !self.batches.is_closed()
         {
-            tokio::time::sleep(self.settings.ack_interval).await;
+            tokio::time::sleep(self.settings.ack_interval.min(LOOK_EVERY)).await;
         }
     }
 
@@ -173,22 +191,10 @@ impl Reader {
         Lsn(self.shared.acknowledged.load(Ordering::Relaxed))
     }
 
-    fn start(&self) -> Start<'_> {
-        Start {
-            info: &self.info,
-            settings: &self.settings,
-            outbox: &self.outbox,
-            system: self.system,
-            acknowledged: self.acknowledged(),
-            received: self.received,
-            previous: self.watching.known(),
-        }
-    }
-
     /// Opens a session; a close meanwhile ends it.
     async fn connect(&mut self) -> Result<Session, End> {
         let mut decoder = self.decoder.clone();
-        // Not `self.start()`: the commands are waited for meanwhile.
+        // Not `self.start(…)`: the commands are waited for meanwhile.
         let start = Start {
             info: &self.info,
             settings: &self.settings,
@@ -197,6 +203,8 @@ impl Reader {
             acknowledged: self.acknowledged(),
             received: self.received,
             previous: self.watching.known(),
+            format: self.format,
+            gave_away: self.gave_away,
         };
         // A close first: it must not wait for a server that does not answer.
         let session = tokio::select! {
@@ -207,6 +215,7 @@ impl Reader {
         let mut session = session;
         self.watching.begin(session.watch.take());
         self.decoder = decoder;
+        self.gave_away = false;
         self.system = Some(session.system);
         self.shared.log_end.fetch_max(session.log_end.0, Ordering::Relaxed);
         // From here on "acknowledged" is never 0/0: the slot has a position, and it is ours.
@@ -225,33 +234,34 @@ impl Reader {
     fn begin(&mut self, session: Session) -> Streaming {
         let frame_bytes_max = self.settings.row_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES);
         let intake = Intake::new(&session.begun, self.budget.clone(), frame_bytes_max);
-        Streaming::new(session.stream, intake, session.sender_timeout, self.acknowledged())
+        let (interval, timeout) = (self.settings.ack_interval, session.sender_timeout);
+        let feedback = Feedback::new(interval, timeout, self.gave_up, Instant::now());
+        Streaming::new(session.stream, intake, session.info, feedback, self.acknowledged())
     }
 
     /// Reads until the session is over.
     async fn read(&mut self, streaming: &mut Streaming) -> Result<Never, End> {
-        let mut clock = tokio::time::interval(self.settings.ack_interval);
-        clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut changes = Vec::new();
         loop {
-            let taken = streaming.intake.take();
-            let arrived =
-                taken.map_err(|error| PostgresError::intake(error, self.settings.row_bytes_max))?;
+            let taken = streaming.intake.take(|head| match self.decoder.leaves_out(head) {
+                true => Relevance::Foreign,
+                false => Relevance::Wanted,
+            });
+            let arrived = taken.map_err(|error| PostgresError::intake(error, &self.settings))?;
             let has_arrived = arrived.is_some();
             if let Some(frames) = arrived {
                 self.decode(frames, streaming, &mut changes).await?;
             }
-            if streaming.asked {
-                self.tell(streaming).await?;
-            }
-            self.consult(streaming, &mut clock, &mut changes).await?;
+            self.tell_if_due(streaming).await?;
+            self.consult(streaming, &mut changes).await?;
+            let waits_for_room = !changes.is_empty();
             while !changes.is_empty() {
                 // A close first. Then the clock: nobody may take the batch for hours, and the
                 // server must hear from us all the same. Reading waits: that is the pressure.
                 let ticked = tokio::select! {
                     biased;
                     command = self.commands.recv() => return Err(commanded(command)),
-                    _ = clock.tick() => true,
+                    _ = streaming.clock.tick() => true,
                     permit = self.batches.reserve() => match permit {
                         Ok(permit) => {
                             permit.send(Ok(std::mem::take(&mut changes)));
@@ -261,8 +271,13 @@ impl Reader {
                     }
                 };
                 if ticked {
+                    // What the server says meanwhile is not heard.
+                    streaming.feedback.listens(Instant::now());
                     self.tick(streaming).await?;
                 }
+            }
+            if waits_for_room {
+                streaming.feedback.listens(Instant::now());
             }
             if has_arrived && self.decoder.in_transaction() {
                 // Handed over, so there was room. Within a transaction nothing can be
@@ -270,15 +285,21 @@ impl Reader {
                 // go in its midst, it would begin anew each time.
                 streaming.progress_at = Instant::now();
             }
-            // As above; the socket last, since under load it is always ready.
-            tokio::select! {
+            // A close first, as above.
+            let ready = tokio::select! {
                 biased;
                 command = self.commands.recv() => return Err(commanded(command)),
-                _ = clock.tick() => self.tick(streaming).await?,
-                () = self.watching.changed() => {}
-                result = streaming.read() => {
-                    if result.map_err(wire_error)? == 0 {
+                () = self.watching.changed() => continue,
+                ready = streaming.tick_or_read() => ready,
+            };
+            match ready {
+                None => self.tick(streaming).await?,
+                Some(read) => {
+                    if read.map_err(wire_error)? == 0 {
                         return Err(PostgresError::Wire(WireError::Closed).into());
+                    }
+                    if streaming.feedback.heard(Instant::now()) {
+                        self.gave_up = 0;
                     }
                 }
             }
@@ -291,23 +312,25 @@ impl Reader {
         mut frames: Bytes,
         streaming: &mut Streaming,
         changes: &mut Vec<Change<Lsn>>,
-    ) -> Result<(), PostgresError> {
-        self.decoder.set_clock(pgoutput::unix_micros(clock_micros()));
+    ) -> Result<(), End> {
+        self.decoder.set_clock(pgoutput::unix_micros(telling::clock_micros()));
         while let Some((tag, length)) = wire::frame(&frames).map_err(wire_error)? {
             let mut body = frames.split_to(length);
             body.advance(wire::HEADER_BYTES);
             match tag {
                 wire::COPY_DATA => self.decode_frame(&body, streaming, changes).await?,
-                wire::ERROR_RESPONSE => return Err(self.server_error(ServerError::parse(&body))),
+                wire::ERROR_RESPONSE => {
+                    return Err(self.server_error(ServerError::parse(&body)).into());
+                }
                 wire::NOTICE_RESPONSE => self.notice(&ServerError::parse(&body))?,
                 wire::PARAMETER_STATUS => {}
                 // A fast shutdown that waited for our last acknowledgement ends the copy.
                 wire::COPY_DONE | wire::COMMAND_COMPLETE => {
-                    return Err(PostgresError::Wire(WireError::Closed));
+                    return Err(PostgresError::Wire(WireError::Closed).into());
                 }
                 tag => {
                     let after = "START_REPLICATION";
-                    return Err(PostgresError::Wire(WireError::Unexpected { tag, after }));
+                    return Err(PostgresError::Wire(WireError::Unexpected { tag, after }).into());
                 }
             }
         }
@@ -319,9 +342,9 @@ impl Reader {
         body: &Bytes,
         streaming: &mut Streaming,
         changes: &mut Vec<Change<Lsn>>,
-    ) -> Result<(), PostgresError> {
-        let undecodable =
-            |source| PostgresError::Decode { slot: self.settings.slot.clone(), source };
+    ) -> Result<(), End> {
+        let slot = self.settings.slot.clone();
+        let undecodable = |source| PostgresError::Decode { slot: slot.clone(), source };
         match Frame::parse(body).map_err(|error| undecodable(error.into()))? {
             Frame::XLogData(data) => {
                 let before = changes.len();
@@ -331,12 +354,13 @@ impl Reader {
                         Err(DecodeError::Relation(RelationError::UnknownTypes {
                             oids, ..
                         })) => {
-                            let sql = connect_sql(&self.info).await?;
-                            self.decoder.add_types(type_kinds(&sql, &oids).await?);
+                            let kinds = self.look_up(oids, streaming).await?;
+                            self.decoder.add_types(kinds);
                         }
-                        Err(error) => return Err(undecodable(error)),
+                        Err(error) => return Err(undecodable(error).into()),
                     }
                 }
+                self.gave_up = 0;
                 if let Some(Change::Commit(position)) = changes.get(before) {
                     self.received = self.received.max(*position);
                 }
@@ -345,7 +369,9 @@ impl Reader {
                 self.shared.log_end.fetch_max(data.wal_end.0, Ordering::Relaxed);
             }
             Frame::Keepalive(keepalive) => {
-                streaming.asked |= keepalive.reply_requested;
+                if keepalive.reply_requested {
+                    streaming.feedback.asked(Instant::now());
+                }
                 self.shared.log_end.fetch_max(keepalive.wal_end.0, Ordering::Relaxed);
                 // Inside of an open transaction it says nothing: part of it is still to come.
                 if !self.decoder.in_transaction() {
@@ -361,108 +387,6 @@ impl Reader {
         }
         Ok(())
     }
-
-    /// Every `ack_interval`: tells the server what is new, or that we live, or lets it go.
-    async fn tick(&mut self, streaming: &mut Streaming) -> Result<(), PostgresError> {
-        let acknowledged = self.acknowledged();
-        let now = Instant::now();
-        self.watching.verdict()?;
-        // A commit's end lies behind its LSN: a row waits until that is acknowledged.
-        let waits = Lsn(self.shared.yielded.load(Ordering::Relaxed)) >= acknowledged;
-        if acknowledged > streaming.progress || !waits {
-            streaming.progress = acknowledged;
-            streaming.progress_at = now;
-        } else if now - streaming.progress_at >= self.settings.let_go_after
-            && !self.watching.slot_must_stay_in_use()
-        {
-            // Said here too: with a full ledger nobody takes the error until the broker confirms.
-            tracing::warn!("no confirm while rows wait: letting the database connection go");
-            return Err(PostgresError::LetGo { after: self.settings.let_go_after });
-        }
-        if acknowledged > streaming.told || now - streaming.told_at >= streaming.silence_max {
-            self.tell(streaming).await?;
-        }
-        Ok(())
-    }
-
-    /// Sends a status update.
-    async fn tell(&mut self, streaming: &mut Streaming) -> Result<(), PostgresError> {
-        let acknowledged = self.acknowledged();
-        // PostgreSQL accepts a position beyond its own log, and loses everything up to it.
-        assert!(
-            acknowledged <= self.received,
-            "acknowledged {acknowledged} above {}, which is all that was received",
-            self.received
-        );
-        let mut message = BytesMut::new();
-        wire::put_status_update(
-            &StandbyStatus {
-                written: self.received.0,
-                flushed: acknowledged.0,
-                applied: acknowledged.0,
-                clock_micros: clock_micros(),
-                reply_requested: false,
-            },
-            &mut message,
-        );
-        streaming.send(&message).await?;
-        streaming.told = acknowledged;
-        streaming.told_at = Instant::now();
-        streaming.asked = false;
-        Ok(())
-    }
-
-    /// The last acknowledgement: sent, seen in the slot, and only then closed.
-    ///
-    /// A status update before a close with unread data is sometimes lost (the reset that the
-    /// unread data causes overtakes it), so the stream is ended properly and read to its end, and
-    /// the slot is asked. What did not arrive is told again by a new connection.
-    async fn close(
-        &mut self,
-        mut streaming: Option<Streaming>,
-        reply: oneshot::Sender<Result<(), PostgresError>>,
-    ) {
-        let mut result = Ok(());
-        for _ in 0..CLOSE_TRIES {
-            result =
-                match tokio::time::timeout(CLOSE_TIMEOUT, self.try_close(streaming.take())).await {
-                    Ok(result) => result,
-                    Err(_) => Err(PostgresError::Wire(WireError::Closed)),
-                };
-            match &result {
-                Ok(()) => break,
-                Err(error) => tracing::debug!("the last acknowledgement has to go again: {error}"),
-            }
-        }
-        // A source that no longer waits has nothing to do with the answer.
-        drop(reply.send(result));
-    }
-
-    async fn try_close(&mut self, streaming: Option<Streaming>) -> Result<(), PostgresError> {
-        let acknowledged = self.acknowledged();
-        if let Some(mut streaming) = streaming {
-            self.tell(&mut streaming).await?;
-            streaming.finish().await?;
-        }
-        if self.system.is_none() || self.slot_is_at(acknowledged).await? {
-            return Ok(());
-        }
-        let session = self.start().open(&mut self.decoder.clone()).await?;
-        let mut streaming = self.begin(session);
-        self.tell(&mut streaming).await?;
-        streaming.finish().await?;
-        match self.slot_is_at(acknowledged).await? {
-            true => Ok(()),
-            false => Err(PostgresError::Wire(WireError::Closed)),
-        }
-    }
-
-    async fn slot_is_at(&self, acknowledged: Lsn) -> Result<bool, PostgresError> {
-        let sql = connect_sql(&self.info).await?;
-        let slot = super::inspect::slot(&sql, &self.settings.slot).await?;
-        let confirmed = slot.and_then(|slot| slot.confirmed?.parse().ok());
-        Ok(confirmed.is_some_and(|confirmed: Lsn| confirmed >= acknowledged))
-    }
 }
 
 fn commanded(command: Option<Command>) -> End {
@@ -474,13 +398,6 @@ fn commanded(command: Option<Command>) -> End {
 
 fn wire_error(error: impl Into<WireError>) -> PostgresError {
     PostgresError::Wire(error.into())
-}
-
-/// Microseconds since 2000-01-01, as the protocol counts them.
-fn clock_micros() -> i64 {
-    const EPOCH: Duration = Duration::from_secs(946_684_800);
-    let since = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().saturating_sub(EPOCH);
-    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]

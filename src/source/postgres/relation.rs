@@ -7,14 +7,11 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::pgoutput::{Relation, RelationColumn};
+use super::pgoutput::{Relation, RelationColumn, TypeName};
 use super::value::ValueType;
 use crate::config::QualifiedName;
-use crate::outbox::{Columns, Role};
-
-/// Types from this oid on were made by users or extensions; the stream does not tell their kind
-/// (`FirstNormalObjectId` in the server's `transam.h`).
-const FIRST_USER_OID: u32 = 16_384;
+use crate::outbox::{Columns, OutOfRange, Role};
+use crate::source::finding::column_key;
 
 /// What to ask the catalog for types that the stream names only by oid: one parameter, an
 /// `oid[]`; columns `oid`, `name text`, `base oid` and `is_text bool`, the arguments of
@@ -47,6 +44,8 @@ pub struct TypeKinds {
 enum TypeKind {
     Known(ValueType),
     Unsupported(String),
+    /// The catalog has it no longer: what its values look like can only be told from their text.
+    Missing,
 }
 
 impl TypeKinds {
@@ -57,9 +56,9 @@ impl TypeKinds {
         self.kinds.insert(oid, kind);
     }
 
-    /// Adds a type that the catalog no longer has: nothing can be said of its values.
+    /// Adds a type that the catalog no longer has: nothing can be said of its binary values.
     pub fn insert_missing(&mut self, oid: u32) {
-        self.kinds.insert(oid, TypeKind::Unsupported("a type that was dropped".into()));
+        self.kinds.insert(oid, TypeKind::Missing);
     }
 
     fn extend(&mut self, other: TypeKinds) {
@@ -84,10 +83,15 @@ pub enum RelationError {
         /// The columns that exist.
         present: Vec<String>,
     },
-    /// A mapped column's type has no text form that we know.
+    /// A mapped column's type is nothing that its role can be read from.
     #[error(
-        "column {column:?} of table {table} is of type {type_name} (oid {type_oid}), which cannot \
-         be used as {role:?}; map another column, or store it as jsonb or text"
+        "column {column:?} of table {table} is of type {type_name}, which {} cannot be read from; \
+         map another column there{}",
+        column_key(*.role),
+        if *.role == Role::CreatedAt { "" } else {
+            ", or set source.format = \"text\", which takes a value of any type as the server \
+             prints it"
+        }
     )]
     UnsupportedType {
         /// Schema and name.
@@ -96,8 +100,19 @@ pub enum RelationError {
         column: String,
         /// What it is mapped to.
         role: Role,
-        /// The type's name where it is known, else "unsupported type".
+        /// The type's name.
         type_name: String,
+    },
+    /// A type that was dropped since: only the text form of its values can be read.
+    #[error(
+        "column {column:?} of table {table} was of a type that has been dropped since (oid \
+         {type_oid}); its values can only be read in their text form"
+    )]
+    DroppedType {
+        /// Schema and name.
+        table: String,
+        /// The column.
+        column: String,
         /// The type's oid.
         type_oid: u32,
     },
@@ -143,6 +158,8 @@ pub(crate) struct PlannedColumn {
     pub(crate) value_type: ValueType,
     /// Empty for an unmapped column: skipped.
     pub(crate) roles: Vec<Role>,
+    /// Whether a moment that a message cannot carry counts as NULL.
+    pub(crate) may_lack_moment: bool,
 }
 
 /// Another relation than the outbox.
@@ -172,6 +189,10 @@ pub(crate) struct Relations {
     pub(crate) table: String,
     pub(crate) columns: Columns,
     types: TypeKinds,
+    /// What the stream itself said of types, which it says by the catalog of the rows' own time.
+    announced: HashMap<u32, ValueType>,
+    /// Whether all values come as text.
+    expects_text: bool,
     /// Nearly always one; a table that was dropped and made again has a second id. A search of
     /// one entry is cheaper for each row than a hash.
     outboxes: Vec<(u32, Plan)>,
@@ -199,6 +220,8 @@ impl Relations {
             table,
             columns,
             types: TypeKinds::default(),
+            announced: HashMap::new(),
+            expects_text: false,
             outboxes: Vec::new(),
             parts: HashMap::new(),
             others: HashMap::new(),
@@ -209,6 +232,15 @@ impl Relations {
             left_out: Vec::new(),
             left_out_count: 0,
         }
+    }
+
+    pub(crate) fn expect_text(&mut self) {
+        self.expects_text = true;
+    }
+
+    /// Whether the outbox is the only table that was announced.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.others.is_empty() && !self.outboxes.is_empty()
     }
 
     pub(crate) fn set_former_name(&mut self, name: Option<QualifiedName>) {
@@ -237,6 +269,8 @@ impl Relations {
     /// give another meaning to an oid.
     pub(crate) fn clear(&mut self) {
         self.types = TypeKinds::default();
+        self.announced.clear();
+        self.expects_text = false;
         self.outboxes.clear();
         self.parts.clear();
         self.others.clear();
@@ -245,6 +279,15 @@ impl Relations {
 
     pub(crate) fn add_types(&mut self, types: TypeKinds) {
         self.types.extend(types);
+    }
+
+    /// Takes in what a type is: of a domain over a built-in type that is all there is to know.
+    pub(crate) fn learn_type(&mut self, announced: TypeName<'_>) {
+        if announced.schema.is_empty()
+            && let Some(known) = ValueType::named(announced.name)
+        {
+            self.announced.insert(announced.oid, known);
+        }
     }
 
     /// Takes in an announcement; a later one of the same id replaces it. On an error nothing
@@ -338,6 +381,7 @@ impl Relations {
                 });
             }
         }
+        let may_lack_moment = self.columns.created_at_out_of_range() == OutOfRange::CommitTime;
         let mut unknown = Vec::new();
         let mut columns = Vec::with_capacity(wire.len());
         for column in wire {
@@ -352,7 +396,7 @@ impl Relations {
                     None => unknown.push(column.type_oid),
                 }
             }
-            columns.push(PlannedColumn { name, value_type, roles });
+            columns.push(PlannedColumn { name, value_type, roles, may_lack_moment });
         }
         if !unknown.is_empty() {
             return Err(RelationError::UnknownTypes { table: self.name(), oids: unknown });
@@ -367,11 +411,19 @@ impl Relations {
         roles: &[Role],
     ) -> Result<Option<ValueType>, RelationError> {
         let oid = column.type_oid;
-        let known = match self.types.kinds.get(&oid) {
-            Some(TypeKind::Known(known)) => Ok(*known),
-            Some(TypeKind::Unsupported(name)) => Err(name.clone()),
-            None if oid >= FIRST_USER_OID => return Ok(None),
-            None => ValueType::of(oid).ok_or_else(|| "an unsupported type".to_owned()),
+        let kind = self.types.kinds.get(&oid);
+        let known = match (self.announced.get(&oid).copied().or(ValueType::of(oid)), kind) {
+            (Some(known), _) => Ok(known),
+            (None, Some(TypeKind::Known(known))) => Ok(*known),
+            (None, Some(TypeKind::Unsupported(_) | TypeKind::Missing)) if self.expects_text => {
+                Ok(ValueType::Text)
+            }
+            (None, Some(TypeKind::Unsupported(name))) => Err(name.clone()),
+            (None, Some(TypeKind::Missing)) => {
+                let (table, column) = (self.name(), column.name.to_owned());
+                return Err(RelationError::DroppedType { table, column, type_oid: oid });
+            }
+            (None, None) => return Ok(None),
         };
         for role in roles {
             let type_name = match &known {
@@ -380,15 +432,7 @@ impl Relations {
                 Err(name) => name.clone(),
             };
             let (table, column) = (self.name(), column.name.to_owned());
-            let role = *role;
-            let type_oid = oid;
-            return Err(RelationError::UnsupportedType {
-                table,
-                column,
-                role,
-                type_name,
-                type_oid,
-            });
+            return Err(RelationError::UnsupportedType { table, column, role: *role, type_name });
         }
         Ok(known.ok())
     }

@@ -4,36 +4,41 @@
 //! LSNs of another log mean nothing here.
 //!
 //! ```text
-//!  connect (replication) ┐
-//!  connect (SQL) ────────┴▶ IDENTIFY_SYSTEM ▶ catalog: table, publication, slot ▶ START_REPLICATION
-//!                                                                                   ▲      │ 55006
-//!                                                                                   └ wait ┘
+//!  connect (replication) ▶ connect (SQL, to that same server) ▶ IDENTIFY_SYSTEM
+//!    ▶ catalog: table, publication, slot ▶ wait until the slot is free ▶ START_REPLICATION
 //! ```
+//!
+//! Every answer has a time limit; only the wait for a slot that another relay holds has none.
 
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::time::Instant;
+use tokio_postgres::Statement;
 
 use super::catalog::{Catalog, Subject};
-use super::connect::{PgStream, Purpose, connect};
+use super::connect::PgStream;
 use super::conninfo::ConnInfo;
 use super::decoder::{DecodeError, Decoder};
 use super::error::{PostgresError, is_slot_in_use};
 use super::inspect;
 use super::lsn::Lsn;
 use super::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
+use super::replication::connect_replication;
 use super::sql::{SqlClient, connect_sql};
+use super::standby::Turn;
 use super::watch::Watch;
 use super::wire::{Connection, Row, WireError};
-use crate::config::{OutboxSettings, PostgresSettings, quote_identifier};
+use crate::config::{OutboxSettings, PostgresSettings, ValueFormat, quote_identifier};
 use crate::identity::LogId;
 
-/// Wait between two tries for a slot that another connection holds. After a `kill -9` the server
-/// lets go within milliseconds; a hot standby may wait for months, and asks less often.
-const SLOT_WAIT_FIRST: Duration = Duration::from_millis(20);
-const SLOT_WAIT_MAX: Duration = Duration::from_millis(500);
-const SLOT_WAIT_SAID: Duration = Duration::from_secs(60);
+/// Longest wait for the answer to one question. Each of them is a look at a catalog or at memory;
+/// a server under load answers within seconds.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// Tells two servers apart that one address leads to: a primary and its standby have the same
+/// system identifier, and never started in the same microsecond.
+const SERVER_START_QUERY: &str =
+    "SELECT extract(epoch FROM pg_catalog.pg_postmaster_start_time())::text";
 
 /// Whose log is read: remembered from the first session on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +66,17 @@ pub(crate) struct Start<'a> {
     pub(crate) received: Lsn,
     /// What the last look of a session before saw of the catalog.
     pub(crate) previous: Option<&'a Catalog>,
+    /// How the server is to send values.
+    pub(crate) format: ValueFormat,
+    /// Whether this source gave the slot away, for another relay to take.
+    pub(crate) gave_away: bool,
 }
 
 /// A stream that may be read.
 pub(crate) struct Session {
     pub(crate) stream: PgStream,
+    /// The server that it is of, and no other.
+    pub(crate) info: ConnInfo,
     /// What was read beyond the last answer: the stream's first bytes.
     pub(crate) begun: BytesMut,
     pub(crate) system: System,
@@ -85,33 +96,64 @@ impl Start<'_> {
     /// # Errors
     /// See [`PostgresError::kind`].
     pub(crate) async fn open(&self, decoder: &mut Decoder) -> Result<Session, PostgresError> {
-        let (connection, sql) =
-            tokio::join!(connect(self.info, Purpose::Replication), connect_sql(self.info));
-        let (mut connection, sql) = (connection?, sql?);
-        let (system, log_end) = self.identify(&mut connection).await?;
+        // The stream decides which server it is; everything else is asked there.
+        let mut connection = connect_replication(self.info).await?;
+        let info = match connection.host() {
+            Some(host) => self.info.only_at(host.clone()),
+            None => self.info.clone(),
+        };
+        let sql = connect_sql(&info).await?;
+        let server = self.must_be_one_server(&mut connection, &sql, &info).await?;
+        let (system, log_end) = within("its system", self.identify(&mut connection)).await?;
         decoder.restart(system.log());
         decoder.set_former_name(self.settings.former_name.clone());
-        let subject = Subject { settings: self.settings.clone(), outbox: self.outbox.clone() };
-        let version = self.check(&subject, &sql, decoder, self.system.is_none()).await?;
         // A warning is all that tells of a publication that PostgreSQL 18 leaves out; the role or
         // the database may have turned warnings off.
-        query(&mut connection, "SET client_min_messages = warning").await?;
-        let sender_timeout = sender_timeout(&mut connection).await?;
-        self.start_replication(&mut connection, version).await?;
-        // After the start nobody else can move the slot.
-        let confirmed = self.confirmed(&sql).await?;
-        if self.acknowledged != Lsn(0) && confirmed > self.acknowledged {
-            return Err(PostgresError::SlotMoved {
-                slot: self.settings.slot.clone(),
-                confirmed,
-                acknowledged: self.acknowledged,
-            });
+        let warn = query(&mut connection, "SET client_min_messages = warning");
+        within("a setting", warn).await?;
+        let sender_timeout = within("a setting", sender_timeout(&mut connection)).await?;
+        let subject = Subject { settings: self.settings.clone(), outbox: self.outbox.clone() };
+        let mut says_warnings = self.system.is_none();
+        let mut turn = Turn::new(&self.settings.slot);
+        loop {
+            let checking = self.check(&subject, &sql, decoder, says_warnings);
+            let version = within("its catalog", checking).await?;
+            says_warnings = false;
+            turn.wait(&sql).await?;
+            // What was checked before a wait of weeks is checked again.
+            if turn.has_waited_since_check() {
+                continue;
+            }
+            let starting = self.start_replication(&mut connection, version);
+            if within("the stream", starting).await? {
+                break;
+            }
+            turn.was_lost();
         }
-        // Again, since the slot may have been waited for; and after the first look of the watch,
-        // so that nothing changes between the two.
-        let statement = subject.prepare(&sql).await?;
-        let catalog = subject.look(&sql, &statement).await?;
-        self.check(&subject, &sql, decoder, false).await?;
+        // After the start nobody else can move the slot.
+        let confirmed = within("the slot", self.confirmed(&sql)).await?;
+        self.must_be_ours(confirmed, turn.has_waited())?;
+        let looking = self.look(&subject, &sql, decoder, confirmed);
+        let (statement, catalog) = within("its catalog", looking).await?;
+        let watched = (sql, statement);
+        let watch = Watch::start(subject, info.clone(), server, watched, catalog, log_end);
+        let (stream, begun) = connection.into_parts();
+        let watch = Some(watch);
+        Ok(Session { stream, info, begun, system, confirmed, log_end, sender_timeout, watch })
+    }
+
+    /// The first look of the watch; then the catalog is checked again, so that nothing changes
+    /// between the two.
+    async fn look(
+        &self,
+        subject: &Subject,
+        sql: &SqlClient,
+        decoder: &mut Decoder,
+        confirmed: Lsn,
+    ) -> Result<(Statement, Catalog), PostgresError> {
+        let statement = subject.prepare(sql).await?;
+        let catalog = subject.look(sql, &statement).await?;
+        self.check(subject, sql, decoder, false).await?;
         if let Some(previous) = self.previous.filter(|previous| **previous != catalog)
             && confirmed == self.acknowledged
         {
@@ -120,10 +162,40 @@ impl Start<'_> {
         if let Some(table) = &catalog.table {
             decoder.set_catalog(table.oid, &table.leaves);
         }
-        let watch = Watch::start(subject, self.info.clone(), (sql, statement), catalog, log_end);
-        let (stream, begun) = connection.into_parts();
-        let watch = Some(watch);
-        Ok(Session { stream, begun, system, confirmed, log_end, sender_timeout, watch })
+        Ok((statement, catalog))
+    }
+
+    /// Behind one address may be several servers; the start of the one that it is.
+    async fn must_be_one_server(
+        &self,
+        connection: &mut Connection,
+        sql: &SqlClient,
+        info: &ConnInfo,
+    ) -> Result<String, PostgresError> {
+        let ours = within("its start", query(connection, SERVER_START_QUERY)).await?;
+        let ours = ours.into_iter().next().and_then(|row| row.into_iter().next()).flatten();
+        let theirs = within("its start", server_start(sql)).await?;
+        if ours.as_ref() == Some(&theirs) {
+            return Ok(theirs);
+        }
+        Err(PostgresError::TwoServers { address: info.to_string() })
+    }
+
+    /// That the slot moved without us is explained only by another relay.
+    fn must_be_ours(&self, confirmed: Lsn, has_waited: bool) -> Result<(), PostgresError> {
+        let (slot, acknowledged) = (&self.settings.slot, self.acknowledged);
+        if acknowledged == Lsn(0) || confirmed <= acknowledged {
+            return Ok(());
+        }
+        if !has_waited && !self.gave_away {
+            return Err(PostgresError::SlotMoved { slot: slot.clone(), confirmed, acknowledged });
+        }
+        tracing::warn!(
+            slot,
+            "another relay had the slot meanwhile and moved it from {acknowledged} to {confirmed}: \
+             going on from there; what waited here for its confirm may arrive twice"
+        );
+        Ok(())
     }
 
     /// `IDENTIFY_SYSTEM`: system identifier, timeline, end of the log, database
@@ -167,6 +239,9 @@ impl Start<'_> {
         if says_warnings {
             checked.say_warnings();
         }
+        if !is_binary(self.format, checked.server.version) {
+            decoder.expect_text();
+        }
         let columns: Vec<(&str, u32)> =
             checked.sent.iter().map(|(name, oid)| (name.as_str(), *oid)).collect();
         loop {
@@ -185,46 +260,27 @@ impl Start<'_> {
     }
 
     /// Starts the stream at our own position: after a crash the server's may lie behind it. A
-    /// server holds on to its own where that is later.
+    /// server holds on to its own where that is later. Says whether the slot was free.
     async fn start_replication(
         &self,
         connection: &mut Connection,
         version: u32,
-    ) -> Result<(), PostgresError> {
+    ) -> Result<bool, PostgresError> {
         let slot = &self.settings.slot;
         // One list of identifiers inside of one literal: quotes of both kinds are doubled.
         let publication = quote_identifier(&self.settings.publication).replace('\'', "''");
-        // PostgreSQL 13 has no binary mode.
-        let binary = if version >= 140_000 { ", binary 'true'" } else { "" };
+        let binary = if is_binary(self.format, version) { ", binary 'true'" } else { "" };
         let command = format!(
             "START_REPLICATION SLOT {} LOGICAL {} \
              (proto_version '1', publication_names '{publication}'{binary})",
             quote_identifier(slot),
             self.acknowledged
         );
-        let mut wait = SLOT_WAIT_FIRST;
-        let mut said_at: Option<Instant> = None;
-        loop {
-            let error = match connection.start_copy_both(&command).await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            match error.server() {
-                Some(server) if is_slot_in_use(server) => {
-                    // A holder that was killed is gone before this is worth a line.
-                    let quiet = said_at.is_some_and(|at| at.elapsed() < SLOT_WAIT_SAID);
-                    if wait >= SLOT_WAIT_MAX && !quiet {
-                        said_at = Some(Instant::now());
-                        let holder = &server.message;
-                        tracing::info!(slot, "standing by until the slot is free: {holder}");
-                    }
-                }
-                _ => return Err(PostgresError::Wire(error)),
-            }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(SLOT_WAIT_MAX);
+        match connection.start_copy_both(&command).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.server().is_some_and(is_slot_in_use) => Ok(false),
+            Err(error) => Err(PostgresError::Wire(error)),
         }
-        Ok(())
     }
 
     async fn confirmed(&self, sql: &SqlClient) -> Result<Lsn, PostgresError> {
@@ -232,6 +288,30 @@ impl Start<'_> {
         let confirmed = slot.and_then(|slot| slot.confirmed?.parse().ok());
         Ok(confirmed.unwrap_or(Lsn(0)))
     }
+}
+
+/// When the server of a connection was started: which server it is.
+pub(crate) async fn server_start(sql: &SqlClient) -> Result<String, PostgresError> {
+    Ok(sql.query_one(SERVER_START_QUERY, &[]).await?.try_get(0)?)
+}
+
+/// Waits for an answer, as long as one may take.
+///
+/// # Errors
+/// That of the answer, or there was none in time: transient.
+pub(crate) async fn within<T>(
+    question: &'static str,
+    answer: impl Future<Output = Result<T, PostgresError>>,
+) -> Result<T, PostgresError> {
+    match tokio::time::timeout(ANSWER_MAX, answer).await {
+        Ok(answer) => answer,
+        Err(_) => Err(PostgresError::Unanswered { question, after: ANSWER_MAX }),
+    }
+}
+
+/// PostgreSQL 13 has no binary mode.
+fn is_binary(format: ValueFormat, version: u32) -> bool {
+    format == ValueFormat::Binary && version >= 140_000
 }
 
 /// What is known about types that are not built in.

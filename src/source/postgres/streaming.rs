@@ -5,17 +5,16 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::time::Instant;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::connect::PgStream;
+use super::conninfo::ConnInfo;
 use super::error::PostgresError;
-use super::intake::Intake;
+use super::feedback::Feedback;
+use super::intake::{Intake, Relevance};
 use super::lsn::Lsn;
 use super::wire::{self, WireError};
 use crate::source::paced::PacedSocket;
-
-/// Longest silence of ours towards a server that sets no limit.
-const SILENCE_MAX: Duration = Duration::from_secs(10);
 
 /// Longest time for a status update to leave, before the connection counts as dead.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -23,13 +22,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct Streaming {
     stream: PacedSocket,
     pub(super) intake: Intake,
-    /// Whether the server asked for an answer.
-    pub(super) asked: bool,
-    /// What the server was last told, and when.
-    pub(super) told: Lsn,
-    pub(super) told_at: Instant,
-    /// Longest silence of ours: also while reading waits, when a server's question is not seen.
-    pub(super) silence_max: Duration,
+    /// The server of this stream alone, for questions by SQL.
+    pub(super) info: ConnInfo,
+    pub(super) feedback: Feedback,
+    /// Ticks often enough for `feedback`.
+    pub(super) clock: Interval,
     /// What was acknowledged when something last was, or when nothing waited; and when that was.
     pub(super) progress: Lsn,
     pub(super) progress_at: Instant,
@@ -39,29 +36,34 @@ impl Streaming {
     pub(super) fn new(
         stream: PgStream,
         intake: Intake,
-        sender_timeout: Option<Duration>,
+        info: ConnInfo,
+        feedback: Feedback,
         acknowledged: Lsn,
     ) -> Self {
-        let now = Instant::now();
+        let mut clock = tokio::time::interval(feedback.period());
+        clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self {
             stream: PacedSocket::new(stream),
             intake,
-            asked: false,
-            told: Lsn(0),
-            told_at: now,
-            silence_max: sender_timeout
-                .map_or(SILENCE_MAX, |timeout| (timeout / 3).min(SILENCE_MAX)),
+            info,
+            feedback,
+            clock,
             progress: acknowledged,
-            progress_at: now,
+            progress_at: Instant::now(),
         }
     }
 
-    /// One read into the intake; 0 is the end of the stream.
+    /// A tick of the clock (`None`), or one read into the intake; 0 is the end of the stream. The
+    /// clock first: under load the socket is always ready.
     ///
     /// # Cancel safety
     /// Cancel safe: what was read is in the intake.
-    pub(super) async fn read(&mut self) -> io::Result<usize> {
-        self.stream.read(self.intake.space()).await
+    pub(super) async fn tick_or_read(&mut self) -> Option<io::Result<usize>> {
+        tokio::select! {
+            biased;
+            _ = self.clock.tick() => None,
+            read = self.stream.read(self.intake.space()) => Some(read),
+        }
     }
 
     /// Writes whole messages, in bounded time.
@@ -87,7 +89,9 @@ impl Streaming {
         let wire_error = |error: io::Error| PostgresError::Wire(error.into());
         self.stream.socket().set_receive_low_water(1).map_err(wire_error)?;
         loop {
-            let frames = self.intake.take().map_err(|error| PostgresError::intake(error, 0))?;
+            // Nobody wants what comes now, however large.
+            let taken = self.intake.take(|_| Relevance::Foreign);
+            let frames = taken.map_err(|_| PostgresError::Wire(WireError::Closed))?;
             let mut rest = frames.as_deref().unwrap_or_default();
             while let Some((tag, length)) =
                 wire::frame(rest).map_err(|error| PostgresError::Wire(error.into()))?

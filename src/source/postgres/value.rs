@@ -104,6 +104,28 @@ impl ValueType {
         })
     }
 
+    /// The same by the type's name in `pg_catalog`.
+    pub(crate) fn named(name: &str) -> Option<ValueType> {
+        Some(match name {
+            "bool" => ValueType::Bool,
+            "bytea" => ValueType::Bytea,
+            "int8" => ValueType::Int8,
+            "int2" => ValueType::Int2,
+            "int4" => ValueType::Int4,
+            "oid" => ValueType::Oid,
+            "float4" => ValueType::Float4,
+            "float8" => ValueType::Float8,
+            "date" => ValueType::Date,
+            "timestamp" => ValueType::Timestamp,
+            "timestamptz" => ValueType::Timestamptz,
+            "numeric" => ValueType::Numeric,
+            "uuid" => ValueType::Uuid,
+            "jsonb" => ValueType::Jsonb,
+            "name" | "text" | "json" | "bpchar" | "varchar" => ValueType::Text,
+            _ => return None,
+        })
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             ValueType::Text => "text",
@@ -184,15 +206,16 @@ impl ValueType {
                 _ => Err(self.malformed()),
             },
             ValueType::Bytea => scratch.unhex(text).ok_or_else(|| self.malformed()),
-            ValueType::Date => {
-                // Read only to refuse what the binary form refuses too: infinity, BC.
-                moment::parse(text)?;
-                Ok(message.slice_ref(text))
-            }
-            ValueType::Timestamptz | ValueType::Timestamp => {
-                let micros = moment::parse(text)?;
-                scratch.print(|out| Ok(moment::print(micros, out)?))
-            }
+            ValueType::Date => match moment::parse(text) {
+                // Read only to refuse another style than ISO.
+                Err(error) if !error.is_a_moment() => Err(error.into()),
+                Ok(_) | Err(_) => Ok(message.slice_ref(text)),
+            },
+            ValueType::Timestamptz | ValueType::Timestamp => match moment::parse(text) {
+                Ok(micros) => scratch.print(|out| Ok(moment::print(micros, out)?)),
+                Err(error) if error.is_a_moment() => Ok(message.slice_ref(text)),
+                Err(error) => Err(error.into()),
+            },
         }
     }
 
@@ -225,12 +248,25 @@ impl ValueType {
                 _ => Err(self.malformed()),
             },
             ValueType::Timestamptz | ValueType::Timestamp => {
-                let micros = self.binary_micros(bytes)?;
-                scratch.print(|out| Ok(moment::print(micros, out)?))
+                let postgres = i64::from_be_bytes(self.array(bytes)?);
+                let zone = if self == ValueType::Timestamptz { "+00" } else { "" };
+                scratch.print(|out| {
+                    match moment::from_timestamp(postgres) {
+                        Ok(micros) => moment::print(micros, out)?,
+                        Err(_) => moment::print_timestamp_of_postgres(postgres, zone, out),
+                    }
+                    Ok(())
+                })
             }
             ValueType::Date => {
-                let micros = self.binary_micros(bytes)?;
-                scratch.print(|out| Ok(moment::print_date(micros, out)?))
+                let postgres = i32::from_be_bytes(self.array(bytes)?);
+                scratch.print(|out| {
+                    match moment::from_date(postgres) {
+                        Ok(micros) => moment::print_date(micros, out)?,
+                        Err(_) => moment::print_date_of_postgres(postgres, out),
+                    }
+                    Ok(())
+                })
             }
             ValueType::Numeric => scratch.print(|out| Ok(number::print_numeric(bytes, out)?)),
             ValueType::Float4 => {

@@ -29,6 +29,7 @@ use super::catalog::{Catalog, Subject, name_of};
 use super::conninfo::ConnInfo;
 use super::error::PostgresError;
 use super::lsn::Lsn;
+use super::session;
 use super::sql::{SqlClient, connect_sql};
 use crate::source::Finding;
 
@@ -81,6 +82,7 @@ impl Watch {
     pub(crate) fn start(
         subject: Subject,
         info: ConnInfo,
+        server_start: String,
         sql: (SqlClient, Statement),
         catalog: Catalog,
         position: Lsn,
@@ -93,6 +95,7 @@ impl Watch {
         let watcher = Watcher {
             subject,
             info,
+            server_start,
             sql: Some(sql),
             opened_at: now,
             asked,
@@ -176,6 +179,8 @@ impl Watch {
 struct Watcher {
     subject: Subject,
     info: ConnInfo,
+    /// Of the server that the stream comes from.
+    server_start: String,
     sql: Option<(SqlClient, Statement)>,
     opened_at: Instant,
     asked: watch::Receiver<Ask>,
@@ -238,6 +243,9 @@ impl Watcher {
             Some(sql) => self.sql.insert(sql),
             None => {
                 let client = connect_sql(&self.info).await.map_err(of_connect)?;
+                if session::server_start(&client).await? != self.server_start {
+                    return Err(PostgresError::TwoServers { address: self.info.to_string() });
+                }
                 let statement = subject.prepare(&client).await?;
                 self.opened_at = Instant::now();
                 self.sql.insert((client, statement))

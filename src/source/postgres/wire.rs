@@ -27,6 +27,7 @@ pub(crate) use standby::put_terminate;
 pub(crate) use standby::{StandbyStatus, put_copy_done, put_status_update};
 
 use super::connect::PgStream;
+use super::conninfo::Host;
 use crate::failure::FailureKind;
 
 /// Tag and length.
@@ -185,6 +186,8 @@ pub struct Connection {
     /// ParameterStatus and BackendKeyData frames of the login, as received.
     greeting: BytesMut,
     frame_bytes_max: usize,
+    /// Which of the servers that were tried it is, since the login.
+    host: Option<Host>,
 }
 
 impl fmt::Debug for Connection {
@@ -208,7 +211,18 @@ impl Connection {
             buffer: BytesMut::new(),
             greeting: BytesMut::new(),
             frame_bytes_max: FRAME_BEFORE_LOGIN_BYTES_MAX,
+            host: None,
         })
+    }
+
+    pub(crate) fn led_to(mut self, host: Host) -> Self {
+        self.host = Some(host);
+        self
+    }
+
+    /// The server that this is connected to, for a second connection to it and to no other.
+    pub(crate) fn host(&self) -> Option<&Host> {
+        self.host.as_ref()
     }
 
     /// The socket below, for its options.
@@ -277,7 +291,13 @@ impl Connection {
             let (tag, body) = self.receive_any().await?;
             match tag {
                 PARAMETER_STATUS | BACKEND_KEY_DATA => put_frame(tag, &body, &mut self.greeting),
-                NOTICE_RESPONSE | NEGOTIATE_PROTOCOL_VERSION => {}
+                // Such as a password that expires soon (PostgreSQL 19).
+                NOTICE_RESPONSE => {
+                    let notice = ServerError::parse(&body);
+                    let (code, text) = (&notice.code, &notice.message);
+                    tracing::warn!(%code, "PostgreSQL says at login: {text}");
+                }
+                NEGOTIATE_PROTOCOL_VERSION => {}
                 ERROR_RESPONSE => return Err(server_error(&body)),
                 READY_FOR_QUERY => return Ok(()),
                 tag => return Err(WireError::Unexpected { tag, after: "the login" }),

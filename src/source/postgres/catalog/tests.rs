@@ -15,6 +15,7 @@ fn subject() -> Subject {
             row_bytes_max: 1 << 20,
             let_go_after: std::time::Duration::from_secs(1),
             former_name: None,
+            format: crate::config::ValueFormat::Binary,
         },
         outbox: OutboxSettings {
             columns: Columns::debezium(),

@@ -107,6 +107,19 @@ pub enum ConnectError {
         /// `host:port`.
         server: String,
     },
+    /// A connection pooler that lets ordinary connections pass and this one not.
+    #[error(
+        "{server} lets ordinary connections pass and no replication connection ({message}): it is \
+         a connection pooler such as PgBouncer. Set source.url to the PostgreSQL server behind it; \
+         or, with PgBouncer 1.23 or later, set ignore_startup_parameters = \
+         extra_float_digits,bytea_output in pgbouncer.ini"
+    )]
+    Pooler {
+        /// `host:port/dbname`.
+        server: String,
+        /// Its own words.
+        message: String,
+    },
     /// Several addresses, none good.
     #[error("no PostgreSQL server could be used: {}", chains(.0))]
     Several(Vec<ConnectError>),
@@ -124,13 +137,15 @@ impl ConnectError {
             | Self::TlsUnanswered { .. }
             | Self::Tls { .. }
             | Self::NotPrimary { .. } => FailureKind::Transient,
+            Self::Pooler { .. } => FailureKind::Definite,
             Self::CertificateFile(_) | Self::PasswordFile(_) => FailureKind::Denied,
             Self::Refused { cause, .. } => kind_of(cause),
             Self::Login { cause, .. } => match cause {
                 AuthError::PlainText | AuthError::Unsupported(_) => FailureKind::Definite,
-                AuthError::PasswordMissing | AuthError::BindingMissing(_) | AuthError::Scram(_) => {
-                    FailureKind::Denied
-                }
+                AuthError::PasswordMissing
+                | AuthError::BindingMissing(_)
+                | AuthError::Iterations { .. }
+                | AuthError::Scram(_) => FailureKind::Denied,
                 AuthError::Wire(cause) => cause.kind(),
             },
             // One host that may come back is enough.
@@ -152,6 +167,7 @@ impl ConnectError {
             | Self::CertificateFile(_)
             | Self::PasswordFile(_)
             | Self::Login { .. }
+            | Self::Pooler { .. }
             | Self::NotPrimary { .. } => None,
         }
     }
@@ -205,7 +221,10 @@ impl ConnectError {
             Self::Login { cause, .. } => {
                 matches!(cause, AuthError::Wire(WireError::Io(_) | WireError::Closed))
             }
-            Self::CertificateFile(_) | Self::PasswordFile(_) | Self::Several(_) => false,
+            Self::CertificateFile(_)
+            | Self::PasswordFile(_)
+            | Self::Pooler { .. }
+            | Self::Several(_) => false,
         }
     }
 

@@ -36,6 +36,7 @@ const KEYS: &[(&str, &str)] = &[
     ("keepalives_idle", ""),
     ("keepalives_interval", ""),
     ("keepalives_count", ""),
+    ("tcp_user_timeout", ""),
     ("client_encoding", ""),
     ("gssencmode", ""),
     ("sslcompression", ""),
@@ -64,13 +65,16 @@ const KEYS_UNSUPPORTED: &[(&str, &str)] = &[
     ("gsslib", "Kerberos is not built in"),
     ("gssdelegation", "Kerberos is not built in"),
     ("load_balance_hosts", "hosts are tried in their order"),
-    ("tcp_user_timeout", "use `keepalives_idle`"),
     ("min_protocol_version", "it is 3.0"),
     ("max_protocol_version", "it is 3.0"),
 ];
 
+const SQL_ASCII: &str = "sql_ascii";
 const PORT_DEFAULT: u16 = 5432;
 const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
+/// Linux sends no keepalive probe while bytes of ours are unacknowledged, and a replication
+/// connection always has some: this is what notices a dead peer then.
+const TCP_USER_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 const APPLICATION_NAME_DEFAULT: &str = "walpost";
 
 /// What was given, by key, before it is checked.
@@ -133,6 +137,10 @@ impl Settings {
             channel_binding: self.channel_binding()?,
             session: self.session()?,
             keepalive: self.keepalive()?,
+            takes_any_bytes: self
+                .value("client_encoding")
+                .is_some_and(|value| value.eq_ignore_ascii_case(SQL_ASCII)),
+            tcp_user_timeout: self.tcp_user_timeout()?,
             user,
             dbname,
         })
@@ -141,9 +149,10 @@ impl Settings {
     /// Keys that often stand in a string and of which only one meaning is built in.
     fn check_fixed(&self) -> Result<(), ConnInfoError> {
         if let Some(value) = self.value("client_encoding")
-            && !["utf8", "utf-8", "unicode", "auto"].contains(&value.to_lowercase().as_str())
+            && !["utf8", "utf-8", "unicode", "auto", SQL_ASCII]
+                .contains(&value.to_lowercase().as_str())
         {
-            return Err(invalid("client_encoding", "UTF8"));
+            return Err(invalid("client_encoding", "UTF8, or SQL_ASCII for bytes as they are"));
         }
         if let Some(value) = self.value("gssencmode")
             && !["disable", "prefer"].contains(&value)
@@ -182,7 +191,7 @@ impl Settings {
                 }
                 name => Place::Network(name.to_owned()),
             };
-            checked.push(Host { place, port });
+            checked.push(Host { place, port, address: None });
         }
         Ok(checked)
     }
@@ -306,6 +315,14 @@ impl Settings {
             interval: Duration::from_secs(positive("keepalives_interval", 10)?.into()),
             count: positive("keepalives_count", 3)?,
         }))
+    }
+
+    /// 0 is the system's own limit in libpq, some fifteen minutes; here it is the default.
+    fn tcp_user_timeout(&self) -> Result<Duration, ConnInfoError> {
+        let expected = "a whole number of milliseconds, 0 for the default";
+        let given = self.number("tcp_user_timeout", expected)?;
+        let given = given.and_then(|given| u64::try_from(given).ok()).filter(|n| *n > 0);
+        Ok(given.map_or(TCP_USER_TIMEOUT_DEFAULT, Duration::from_millis))
     }
 
     fn number(

@@ -183,7 +183,7 @@ fn the_password_file_is_matched_line_by_line() {
             Some(_) => Place::Folder(host.into()),
             None => Place::Network(host.to_owned()),
         };
-        let secret = password::find(text, &Host { place, port: 5432 }, dbname, user);
+        let secret = password::find(text, &Host { place, port: 5432, address: None }, dbname, user);
         secret.map(|secret| secret.expose().to_owned())
     };
     let folder = socket_folder_default().display().to_string();
@@ -249,7 +249,7 @@ proptest! {
             prop_assert_eq!(&info.user, &user);
             prop_assert_eq!(given_password(&info), Some(password.as_bytes()));
             prop_assert_eq!(&info.dbname, &dbname);
-            let expected = Host { place: Place::Network(host.clone()), port };
+            let expected = Host { place: Place::Network(host.clone()), port, address: None };
             prop_assert_eq!(&info.hosts, &vec![expected]);
         }
     }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::*;
+use crate::outbox::OutOfRange;
 use crate::source::postgres::frame::Frame;
 
 /// Every capture of `scripts/capture-pgoutput`.
@@ -301,6 +302,11 @@ impl Wire {
         bytes.put_u8(tag);
         Wire(bytes)
     }
+    fn bytes(mut self, bytes: &[u8]) -> Self {
+        self.0.put_slice(bytes);
+        self
+    }
+
     fn u8(mut self, number: u8) -> Self {
         self.0.put_u8(number);
         self
@@ -469,14 +475,24 @@ fn a_mapped_column_of_an_array_is_refused_and_an_unmapped_one_is_not() {
     let mut decoder = opened();
     decoder.decode(&relation(2, "outbox", &columns), &mut Vec::new()).unwrap();
     columns[4].1 = 1009;
-    let message = error(&mut decoder, &relation(3, "outbox", &columns));
+    let announced = relation(3, "outbox", &columns);
+    let asked = decoder.decode(&announced, &mut Vec::new());
+    assert!(
+        matches!(asked, Err(DecodeError::Relation(RelationError::UnknownTypes { .. }))),
+        "{asked:?}"
+    );
+    let mut kinds = TypeKinds::default();
+    kinds.insert(1009, "text[]", 1009, false);
+    decoder.add_types(kinds);
+    let message = error(&mut decoder, &announced);
     assert!(message.contains("column \"payload\""), "{message}");
-    assert!(message.contains("oid 1009"), "{message}");
-    assert!(message.contains("map another column, or store it as jsonb"), "{message}");
+    assert!(message.contains("is of type text[], which outbox.columns.payload"), "{message}");
+    assert!(message.contains("source.format = \"text\""), "{message}");
     columns[4].1 = 3802;
     columns.push(("created_at", 20));
     let message = error(&mut decoder, &relation(3, "outbox", &columns));
-    assert!(message.contains("type bigint (oid 20), which cannot be used as CreatedAt"));
+    assert!(message.contains("type bigint, which outbox.columns.created_at"), "{message}");
+    assert!(!message.contains("source.format"), "{message}");
 }
 
 #[test]
@@ -495,17 +511,98 @@ fn a_type_of_unknown_kind_is_asked_for_and_never_guessed() {
     kinds.insert(20_001, "app.pair", 20_001, false);
     decoder.add_types(kinds);
     let message = error(&mut decoder, &announced);
-    assert!(
-        message.contains("column \"type\" of table public.outbox is of type app.pair (oid 20001)")
-    );
+    assert!(message.contains("column \"type\" of table public.outbox is of type app.pair,"));
     let mut kinds = TypeKinds::default();
     kinds.insert_missing(20_001);
     decoder.add_types(kinds);
-    assert!(error(&mut decoder, &announced).contains("a type that was dropped"));
+    assert!(error(&mut decoder, &announced).contains("has been dropped since"));
     let mut kinds = TypeKinds::default();
     kinds.insert(20_001, "app.mood", 20_001, true);
     decoder.add_types(kinds);
     decoder.decode(&announced, &mut Vec::new()).unwrap();
+}
+
+#[test]
+fn in_text_form_a_type_that_nobody_knows_is_what_the_server_prints() {
+    // given columns of a dropped enum, of a composite, and of a dropped domain over bytea
+    let mut columns = COLUMNS;
+    (columns[1].1, columns[3].1, columns[4].1) = (20_000, 20_001, 20_002);
+    let mut decoder = opened();
+    decoder.expect_text();
+    let domain = Wire::new(b'Y').u32(20_002).string("").string("bytea").done();
+    let dropped = Wire::new(b'Y').u32(20_000).string("public").string("mood").done();
+    let mut changes = Vec::new();
+    decoder.decode(&domain, &mut changes).unwrap();
+    decoder.decode(&dropped, &mut changes).unwrap();
+    let announced = relation(2, "outbox", &columns);
+    let asked = decoder.decode(&announced, &mut changes);
+    let Err(DecodeError::Relation(RelationError::UnknownTypes { oids, .. })) = asked else {
+        panic!("{asked:?}")
+    };
+    // then of the domain all is known, and the others are read as they are printed
+    assert_eq!(oids, [20_000, 20_001]);
+    let mut kinds = TypeKinds::default();
+    kinds.insert_missing(20_000);
+    kinds.insert(20_001, "app.pair", 20_001, false);
+    decoder.add_types(kinds);
+    decoder.decode(&announced, &mut changes).unwrap();
+    let mut wire = Wire::new(b'I').u32(2).u8(b'N').u16(5);
+    for text in ["8a1c", "happy", "7", "(1,2)", "\\x00ff"] {
+        wire = wire.u8(b't').u32(text.len() as u32).bytes(text.as_bytes());
+    }
+    decoder.decode(&wire.done(), &mut changes).unwrap();
+    let [Change::Row(row)] = &changes[..] else { panic!("one row") };
+    assert_eq!(row.aggregate_type.as_deref(), Some(&b"happy"[..]));
+    assert_eq!(row.event_type.as_deref(), Some(&b"(1,2)"[..]));
+    assert_eq!(row.payload.as_deref(), Some(&[0, 255][..]));
+}
+
+#[test]
+fn a_large_change_of_another_table_is_left_out_by_its_beginning() {
+    // given an outbox and another table
+    let mut decoder = opened();
+    let mut changes = Vec::new();
+    decoder.decode(&relation(1, "outbox", &COLUMNS), &mut changes).unwrap();
+    decoder.decode(&relation(2, "other", &COLUMNS), &mut changes).unwrap();
+    let head = |tag: u8, id: u32| [&b"w"[..], &[0; 24], &[tag], &id.to_be_bytes()].concat();
+    // then only what can become a row is read
+    assert!(decoder.leaves_out(&head(b'I', 2)));
+    assert!(!decoder.leaves_out(&head(b'I', 1)));
+    assert!(decoder.leaves_out(&head(b'U', 1)) && decoder.leaves_out(&head(b'D', 1)));
+    // and what is not known, or no change, is read too
+    assert!(!decoder.leaves_out(&head(b'I', 3)));
+    assert!(!decoder.leaves_out(&head(b'R', 2)));
+    assert!(!decoder.leaves_out(b"k"));
+    let ignored = decoder.ignored();
+    assert_eq!((ignored.foreign, ignored.updates, ignored.deletes), (1, 1, 1));
+}
+
+#[test]
+fn a_created_at_that_is_no_moment_stops_or_gives_way_to_the_commit_time() {
+    let columns = [&COLUMNS[..], &[("created_at", 1184)]].concat();
+    let row = |decoder: &mut Decoder| {
+        decoder.decode(&begin(100), &mut Vec::new()).unwrap();
+        decoder.decode(&relation(1, "outbox", &columns), &mut Vec::new()).unwrap();
+        let mut wire = Wire::new(b'I').u32(1).u8(b'N').u16(6);
+        for _ in 0..5 {
+            wire = wire.u8(b'n');
+        }
+        let mut changes = Vec::new();
+        let infinity = wire.u8(b'b').u32(8).bytes(&i64::MAX.to_be_bytes()).done();
+        decoder.decode(&infinity, &mut changes).map(|()| changes)
+    };
+    let made = |columns| Decoder::new("public".into(), "outbox".into(), columns, LogId(7));
+    // by default the message names the column and the way out
+    let stopped = row(&mut made(Columns::debezium())).unwrap_err();
+    let DecodeError::Value { column, source, .. } = stopped else { panic!("{stopped}") };
+    assert_eq!(column, "created_at");
+    assert!(source.to_string().contains("outbox.created_at_out_of_range"), "{source}");
+    // as configured the row passes
+    let mut columns = Columns::debezium();
+    columns.set_created_at_out_of_range(OutOfRange::CommitTime);
+    let changes = row(&mut made(columns)).unwrap();
+    let [Change::Row(row)] = &changes[..] else { panic!("one row") };
+    assert_eq!(row.created_at_micros, None);
 }
 
 #[test]

@@ -34,6 +34,7 @@ fn bench() -> Bench {
             row_bytes_max: 1 << 20,
             let_go_after: Duration::from_secs(3600),
             former_name: None,
+            format: ValueFormat::Binary,
         },
         outbox: OutboxSettings {
             columns,
@@ -48,10 +49,16 @@ fn bench() -> Bench {
         system: None,
         received: Lsn(0),
         watching: Watching::default(),
+        format: ValueFormat::Binary,
+        gave_away: false,
+        gave_up: 0,
+        refused: None,
     };
     let (client, server) = UnixStream::pair().unwrap();
     let intake = Intake::new(&[], reader.budget.clone(), 1 << 20);
-    let streaming = Streaming::new(PgStream::Unix(client), intake, None, Lsn(0));
+    let feedback = Feedback::new(reader.settings.ack_interval, None, 0, Instant::now());
+    let info = reader.info.clone();
+    let streaming = Streaming::new(PgStream::Unix(client), intake, info, feedback, Lsn(0));
     Bench { reader, streaming, server, commands, batches }
 }
 
@@ -84,8 +91,11 @@ fn commit(commit_lsn: u64, end_lsn: u64) -> Vec<u8> {
 impl Bench {
     async fn decode(&mut self, frames: Vec<u8>) -> Result<Vec<Change<Lsn>>, PostgresError> {
         let mut changes = Vec::new();
-        self.reader.decode(frames.into(), &mut self.streaming, &mut changes).await?;
-        Ok(changes)
+        match self.reader.decode(frames.into(), &mut self.streaming, &mut changes).await {
+            Ok(()) => Ok(changes),
+            Err(End::Failed(error)) => Err(error),
+            Err(end) => panic!("{end:?}"),
+        }
     }
 
     /// The next status update: written, flushed, applied.
@@ -160,4 +170,106 @@ async fn a_warning_about_a_missing_publication_ends_the_session() {
                   Rget_publication_oid\0\0";
     let error = bench.decode(message(b'E', fields.as_bytes())).await.unwrap_err();
     assert!(matches!(error, PostgresError::Publication { .. }), "{error}");
+}
+
+/// The outbox, with a type that nobody has looked up.
+fn relation_of_an_unknown_type() -> Vec<u8> {
+    let mut content = [&b"R"[..], &7u32.to_be_bytes(), b"public\0outbox\0d"].concat();
+    content.extend_from_slice(&5u16.to_be_bytes());
+    for (name, oid) in [("id", 25u32), ("aggregatetype", 25), ("aggregateid", 25), ("type", 99_999)]
+        .into_iter()
+        .chain([("payload", 25)])
+    {
+        content.push(0);
+        content.extend_from_slice(name.as_bytes());
+        content.push(0);
+        content.extend_from_slice(&oid.to_be_bytes());
+        content.extend_from_slice(&u32::MAX.to_be_bytes());
+    }
+    data(100, &content)
+}
+
+#[tokio::test]
+async fn while_types_are_looked_up_the_server_hears_from_us_and_a_close_waits_for_nobody() {
+    // given a server whose SQL side takes connections and never answers
+    let deaf = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut bench = bench();
+    let url = format!("postgres://u@{}/app?sslmode=disable", deaf.local_addr().unwrap());
+    bench.streaming.info = ConnInfo::parse(&url).unwrap();
+    let timeout = Some(Duration::from_millis(300));
+    bench.streaming.feedback =
+        Feedback::new(bench.reader.settings.ack_interval, timeout, 0, Instant::now());
+    bench.streaming.clock = tokio::time::interval(Duration::from_millis(100));
+    bench.reader.decoder.restart(LogId(1));
+    // when the stream names a type that must be looked up
+    let frames = [begin(100), relation_of_an_unknown_type()].concat();
+    bench.server.write_all(&frames).await.unwrap();
+    let Bench { mut reader, mut streaming, server, commands, batches } = bench;
+    let reading = tokio::spawn(async move { reader.read(&mut streaming).await.err() });
+    let mut rest = self::bench();
+    rest.server = server;
+    let (_asked, _) = deaf.accept().await.unwrap();
+    // then it goes on hearing from us
+    for _ in 0..3 {
+        assert_eq!(rest.told().await, [0, 0, 0]);
+    }
+    // and a close is heard at once
+    let (reply, _answer) = oneshot::channel();
+    commands.send(handle::Command::Close(reply)).await.unwrap();
+    let end = tokio::time::timeout(Duration::from_secs(5), reading).await;
+    assert!(matches!(end.unwrap().unwrap(), Some(End::Close(_))));
+    drop(batches);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_given_up() {
+    let mut bench = bench();
+    // given a server that was last heard long ago
+    let long_ago = Instant::now() - Duration::from_secs(31);
+    bench.streaming.feedback = Feedback::new(bench.reader.settings.ack_interval, None, 0, long_ago);
+    // then the connection is given up, and the next one gets more time
+    let error = bench.reader.tick(&mut bench.streaming).await.unwrap_err();
+    assert!(matches!(error, PostgresError::Silent { .. }), "{error}");
+    assert_eq!(error.kind(), crate::failure::FailureKind::Transient);
+    assert_eq!(bench.reader.gave_up, 1);
+    // and less again as soon as something comes
+    bench.decode(begin(100)).await.unwrap();
+    assert_eq!(bench.reader.gave_up, 0);
+}
+
+#[tokio::test]
+async fn the_same_error_about_data_at_the_same_place_twice_is_definite() {
+    let mut bench = bench();
+    let error = |code: &str| {
+        let fields = format!("SERROR\0VERROR\0C{code}\0Mno\0\0");
+        PostgresError::Wire(WireError::Server(Box::new(ServerError::parse(fields.as_bytes()))))
+    };
+    let kind = |error: PostgresError| error.kind();
+    use crate::failure::FailureKind::{Definite, Transient};
+    // given an error inside of a transaction
+    bench.decode([begin(100)].concat()).await.unwrap();
+    assert_eq!(kind(bench.reader.judge_refusal(error("22021"))), Transient);
+    // then another one, or one elsewhere, is not the same
+    assert_eq!(kind(bench.reader.judge_refusal(error("22023"))), Definite);
+    assert_eq!(kind(bench.reader.judge_refusal(error("22021"))), Transient);
+    bench.decode([commit(100, 108), begin(200)].concat()).await.unwrap();
+    assert_eq!(kind(bench.reader.judge_refusal(error("22021"))), Transient);
+    let again = bench.reader.judge_refusal(error("22021"));
+    assert!(again.to_string().contains("client_encoding=SQL_ASCII"), "{again}");
+    assert_eq!(kind(again), Definite);
+    // and errors about the server's state are an outage each time
+    for _ in 0..3 {
+        assert_eq!(kind(bench.reader.judge_refusal(error("57P01"))), Transient);
+    }
+}
+
+#[tokio::test]
+async fn a_type_without_a_binary_form_is_read_as_text_from_then_on() {
+    let mut bench = bench();
+    let fields = b"SERROR\0VERROR\0C42883\0Mno binary output function\0\0";
+    let error = PostgresError::Wire(WireError::Server(Box::new(ServerError::parse(fields))));
+    assert!(bench.reader.turns_to_text(&error));
+    assert_eq!(bench.reader.format, ValueFormat::Text);
+    // once: in text form the same error is a refusal
+    assert!(!bench.reader.turns_to_text(&error));
 }

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, Interval, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::{Reader, Streaming, commanded};
 use crate::source::Change;
@@ -101,7 +101,6 @@ impl Reader {
     pub(super) async fn consult(
         &mut self,
         streaming: &mut Streaming,
-        clock: &mut Interval,
         changes: &mut Vec<Change<Lsn>>,
     ) -> Result<(), super::End> {
         if self.decoder.take_news()
@@ -113,7 +112,11 @@ impl Reader {
                 tokio::select! {
                     biased;
                     command = self.commands.recv() => return Err(commanded(command)),
-                    _ = clock.tick() => self.tick(streaming).await?,
+                    _ = streaming.clock.tick() => {
+                        // What it says meanwhile on the stream is not heard.
+                        streaming.feedback.listens(Instant::now());
+                        self.tick(streaming).await?;
+                    }
                     answer = timeout_at(until, self.watching.answered(number)) => match answer {
                         Ok(()) => break,
                         Err(_) => {

@@ -93,7 +93,33 @@ fn bytes_of_the_wrong_shape_are_refused() {
 #[test]
 fn infinity_is_an_error_that_names_the_way_out() {
     let error = ValueType::Timestamptz.micros(Datum::Binary(&i64::MAX.to_be_bytes())).unwrap_err();
-    assert!(error.to_string().contains("store NULL instead"), "{error}");
+    assert!(error.to_string().contains("commit-time"), "{error}");
+}
+
+/// Texts are what PostgreSQL 15 printed (DateStyle ISO, TimeZone UTC), bytes what it sent.
+#[test]
+fn a_moment_that_rfc_3339_has_not_is_what_the_server_prints_in_both_forms() {
+    let timestamps: [(i64, &str); 5] = [
+        (i64::MAX, "infinity"),
+        (i64::MIN, "-infinity"),
+        // year -43 is 44 BC
+        (-64_459_238_400_000_000, "0044-05-15 00:00:00+00 BC"),
+        (252_455_616_000_000_000, "10000-01-01 00:00:00+00"),
+        (9_223_371_331_199_999_999, "294276-12-31 23:59:59.999999+00"),
+    ];
+    for (micros, printed) in timestamps {
+        assert_eq!(binary(ValueType::Timestamptz, &micros.to_be_bytes()), printed);
+        assert_eq!(text(ValueType::Timestamptz, printed.as_bytes()), printed);
+        let printed = printed.replace("+00", "");
+        assert_eq!(binary(ValueType::Timestamp, &micros.to_be_bytes()), printed);
+        assert_eq!(text(ValueType::Timestamp, printed.as_bytes()), printed);
+    }
+    let dates: [(i32, &str); 3] =
+        [(i32::MIN, "-infinity"), (-746_056, "0044-05-15 BC"), (2_921_940, "10000-01-01")];
+    for (days, printed) in dates {
+        assert_eq!(binary(ValueType::Date, &days.to_be_bytes()), printed);
+        assert_eq!(text(ValueType::Date, printed.as_bytes()), printed);
+    }
 }
 
 #[test]
