@@ -2,18 +2,21 @@
 //!
 //! A flag is a setting like any other: it becomes a [`Flag`] over file and environment.
 
-use std::io::{IsTerminal, Write};
+use std::future::Future;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
-use walpost::config::{ConfigError, Flag, LogFormat, LogSettings, Values};
+use walpost::config::{ConfigError, Flag, Values};
 
 mod check;
 mod init;
+mod log;
 mod run;
+
+pub(crate) use log::Log;
 
 const DEFAULT_FILE: &str = "walpost.toml";
 
@@ -141,25 +144,25 @@ pub(crate) fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
         Verb::Run(flags) => {
             let values = values(&cli.global, flags.settings())?;
             let settings = values.settings()?;
-            start_log(&values, &settings.log)?;
-            runtime()?.block_on(run::run(settings))
+            log::start(&values, &settings.log)?;
+            block_on(run::run(settings))
         }
         Verb::Init(flags) => {
             let values = values(&cli.global, flags.source.settings())?;
-            start_log(&values, &values.log()?)?;
-            runtime()?.block_on(init::init(&values, flags))
+            log::start(&values, &values.log()?)?;
+            block_on(init::init(&values, flags))
         }
         Verb::Check(flags) => {
             let values = values(&cli.global, flags.relay.settings())?;
-            start_log(&values, &values.log()?)?;
-            runtime()?.block_on(check::check(&values, flags))
+            log::start(&values, &values.log()?)?;
+            block_on(check::check(&values, flags))
         }
         Verb::Config(flags) => {
             let values = values(&cli.global, flags.settings())?;
             let settings = values.settings()?;
-            log_filter(&values, &settings.log)?;
+            log::filter(&values, &settings.log)?;
             // Some clients need a runtime to be made at all.
-            runtime()?.block_on(async { walpost::sink::open(&settings.sink).map(drop) })?;
+            block_on(async { Ok(walpost::sink::open(&settings.sink).map(drop)?) })?;
             print(&values.effective())?;
             Ok(ExitCode::SUCCESS)
         }
@@ -183,55 +186,16 @@ fn values(global: &GlobalFlags, mut flags: Vec<Flag>) -> Result<Values, ConfigEr
     Values::load(file, environment, &flags)
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
+/// Runs a verb. A blocking call that is still under way (a write to a pipe that nobody reads, a name
+/// look-up) is not waited for: it ends with the process.
+fn block_on<T>(verb: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("could not start the runtime")
-}
-
-/// Log lines go to stderr; stdout is for what a verb prints.
-fn start_log(values: &Values, settings: &LogSettings) -> Result<(), ConfigError> {
-    let filter = log_filter(values, settings)?;
-    let lines = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-    match settings.format {
-        LogFormat::Human => lines.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
-    }
-    Ok(())
-}
-
-/// What the clients of the brokers log with payloads, keys or credentials in it, at one level or
-/// another: none of that has a place in a log, whatever the level.
-const SILENT: [&str; 7] = [
-    // Returned messages, whole; frames; and the broker's texts, of which one repeats routing keys.
-    "lapin::returned_messages=off",
-    "lapin::frames=off",
-    "lapin::internal_rpc=off",
-    "lapin::channel=off",
-    "lapin::channels=off",
-    // What the client says at a login, and what JetStream answers.
-    "async_nats::connection=off",
-    "async_nats::jetstream::context=off",
-];
-
-fn log_filter(values: &Values, settings: &LogSettings) -> Result<EnvFilter, ConfigError> {
-    let level = &settings.level;
-    // A level is about walpost. Its client libraries then speak only of what is wrong, and those of
-    // the brokers not at all: they log as errors what our own lines tell better. Whoever wants
-    // more of them writes directives.
-    let directives = match level.to_ascii_lowercase().as_str() {
-        "off" | "error" => format!("{level},lapin=off,async_nats=off"),
-        "warn" | "info" | "debug" | "trace" => {
-            format!("warn,walpost={level},lapin=off,async_nats=off")
-        }
-        _ => level.clone(),
-    };
-    let filter = EnvFilter::try_new(directives).map_err(|error| {
-        values.refuse("log.level", format!("\"{level}\" is no log level: {error}"))
-    })?;
-    let own = SILENT.iter().map(|silent| silent.parse().expect("a directive of our own"));
-    Ok(own.fold(filter, EnvFilter::add_directive))
+        .context("could not start the runtime")?;
+    let result = runtime.block_on(verb);
+    runtime.shutdown_background();
+    result
 }
 
 impl SourceFlags {

@@ -190,8 +190,20 @@ impl Values {
         let mut extra_headers = Vec::new();
         for (name, column) in self.others(keys::HEADERS_SECTION) {
             let key = format!("{}.{name}", keys::HEADERS_SECTION);
-            if [crate::HEADER_ID, crate::HEADER_TYPE, crate::HEADER_IDENTITY].contains(&&*name) {
-                return Err(self.refuse(&key, "walpost writes this header itself"));
+            let role = match &*name {
+                crate::HEADER_ID => Some(Role::Id),
+                crate::HEADER_TYPE => Some(Role::EventType),
+                crate::HEADER_IDENTITY => {
+                    return Err(self.refuse(&key, "walpost writes this header itself"));
+                }
+                _ => None,
+            };
+            if role.is_some_and(|role| columns.iter().any(|column| column.role == role)) {
+                let problem = format!(
+                    "walpost writes this header from the column of outbox.columns.{name}; set \
+                     that key to the column, or to \"\" and leave this one"
+                );
+                return Err(self.refuse(&key, problem));
             }
             match column.as_str() {
                 Some(column) if !column.is_empty() => {

@@ -15,9 +15,6 @@ use crate::message::{HEADER_ID, HEADER_IDENTITY, HEADER_TYPE, Header, Message};
 use crate::outbox::OutboxRow;
 use crate::route::{RouteError, Router, Template, TemplateError};
 
-/// Names that walpost's own headers have; a row's header of such a name is left out.
-const RESERVED: [&str; 3] = [HEADER_ID, HEADER_TYPE, HEADER_IDENTITY];
-
 /// A row that cannot become a message. Not a matter of time: the row is what it is.
 #[derive(Debug, thiserror::Error)]
 #[error("row {identity} cannot become a message: {problem}")]
@@ -36,7 +33,10 @@ pub enum EncodeProblem {
     #[error(transparent)]
     Route(#[from] RouteError),
     /// The headers column does not hold a JSON object.
-    #[error("its headers column is not a JSON object (line {line}, column {column})")]
+    #[error(
+        "its headers column is not a JSON object (line {line}, column {column}); let the writer \
+         write one, or leave the column out with outbox.columns.headers = \"\""
+    )]
     Headers {
         /// Of the JSON text, from 1.
         line: usize,
@@ -48,6 +48,26 @@ pub enum EncodeProblem {
     Partition,
 }
 
+/// Headers that rows brought along under a name that walpost writes itself.
+#[derive(Debug)]
+pub(crate) struct LeftOut {
+    pub(crate) name: Box<str>,
+    pub(crate) count: u64,
+}
+
+impl LeftOut {
+    /// How the row's own header can be sent.
+    pub(crate) fn remedy(&self) -> String {
+        match &*self.name {
+            HEADER_IDENTITY => "no setting changes that: it is the row's identity".to_owned(),
+            name @ (HEADER_ID | HEADER_TYPE) => {
+                format!("outbox.columns.{name} = \"\" sends theirs instead of the column")
+            }
+            name => format!("the column of outbox.extra_headers.{name} is sent"),
+        }
+    }
+}
+
 /// Makes messages of rows.
 #[derive(Debug)]
 pub struct Encoder {
@@ -55,6 +75,8 @@ pub struct Encoder {
     /// Headers from further columns: name, and index into [`OutboxRow::extra`].
     placed: Vec<(Box<str>, usize)>,
     partition: Option<usize>,
+    /// By name, in the order of their first row.
+    left_out: Vec<LeftOut>,
 }
 
 impl Encoder {
@@ -67,7 +89,30 @@ impl Encoder {
         let topic = Template::parse(&outbox.topic, &mut outbox.columns.clone())?;
         let placed = outbox.extra_headers.iter();
         let placed = placed.map(|header| (header.name.as_str().into(), header.extra)).collect();
-        Ok(Self { router: Router::new(topic), placed, partition: outbox.partition })
+        let router = Router::new(topic);
+        Ok(Self { router, placed, partition: outbox.partition, left_out: Vec::new() })
+    }
+
+    /// Whether walpost writes a header of this name for this row, which leaves out the row's own.
+    /// An `id` or `type` that is not mapped, or NULL, is not written, and the row's own stays.
+    fn is_taken(&mut self, row: &OutboxRow, name: &str) -> bool {
+        let placed = |placed: &(Box<str>, usize)| {
+            *placed.0 == *name && matches!(row.extra.get(placed.1), Some(Some(_)))
+        };
+        let is_taken = match name {
+            HEADER_ID => row.id.is_some(),
+            HEADER_TYPE => row.event_type.is_some(),
+            HEADER_IDENTITY => true,
+            _ => false,
+        };
+        if !is_taken && !self.placed.iter().any(placed) {
+            return false;
+        }
+        match self.left_out.iter_mut().find(|of| *of.name == *name) {
+            Some(of) => of.count += 1,
+            None => self.left_out.push(LeftOut { name: name.into(), count: 1 }),
+        }
+        true
     }
 
     /// The message of a row.
@@ -79,12 +124,18 @@ impl Encoder {
         self.try_message(row).map_err(|problem| EncodeError { identity, problem })
     }
 
+    /// Headers of rows that were left out until now: at most one entry a name of ours.
+    pub(crate) fn left_out(&self) -> &[LeftOut] {
+        &self.left_out
+    }
+
     fn try_message(&mut self, row: OutboxRow) -> Result<Message, EncodeProblem> {
         let topic = self.router.topic(&row)?;
         let mut headers = match &row.headers {
             Some(json) => own_headers(json)?,
             None => Vec::new(),
         };
+        headers.retain(|header| !self.is_taken(&row, &header.name));
         for (name, index) in &self.placed {
             if let Some(Some(value)) = row.extra.get(*index) {
                 headers.push(Header { name: name.clone(), value: value.clone() });
@@ -128,7 +179,7 @@ fn own_headers(json: &Bytes) -> Result<Vec<Header>, EncodeProblem> {
             let mut headers = Vec::new();
             while let Some((name, value)) = map.next_entry::<Box<str>, &RawValue>()? {
                 let text = value.get();
-                if RESERVED.contains(&&*name) || text == "null" {
+                if text == "null" {
                     continue;
                 }
                 let value = if text.starts_with('"') {
@@ -147,10 +198,23 @@ fn own_headers(json: &Bytes) -> Result<Vec<Header>, EncodeProblem> {
         line: error.line(),
         column: error.column(),
     };
+    if is_none(json) {
+        return Ok(Vec::new());
+    }
     let mut reader = serde_json::Deserializer::from_slice(json);
     let headers = reader.deserialize_map(Members).map_err(problem)?;
     reader.end().map_err(problem)?;
     Ok(headers)
+}
+
+/// Ways to write "no headers" beside NULL and `{}`: empty text, JSON null, and `[]`, which is how
+/// PHP encodes an empty map.
+fn is_none(json: &[u8]) -> bool {
+    let json = json.trim_ascii();
+    let inside = || json.strip_prefix(b"[")?.strip_suffix(b"]");
+    json.is_empty()
+        || json == b"null"
+        || inside().is_some_and(|inside| inside.trim_ascii().is_empty())
 }
 
 #[cfg(test)]
@@ -207,14 +271,56 @@ mod tests {
     #[test]
     fn members_of_the_headers_column_become_headers_in_their_order() {
         let mut row = row();
-        let json =
-            r#" {"traceparent":"00-ab\u0021","n":1.10,"o":{"a": [1]},"none":null,"id":"x"} "#;
+        let json = r#" {"traceparent":"00-ab\u0021","n":1.10,"o":{"a": [1]},"none":null} "#;
         row.headers = Some(Bytes::from_static(json.as_bytes()));
         let headers = encoder().message(row).unwrap().headers;
         let pairs: Vec<_> = headers.iter().map(|header| (&*header.name, &*header.value)).collect();
         let expected: [(&str, &[u8]); 3] =
             [("traceparent", b"00-ab!"), ("n", b"1.10"), ("o", b"{\"a\": [1]}")];
         assert_eq!(pairs, expected);
+    }
+
+    #[test]
+    fn nothing_in_the_headers_column_is_no_headers() {
+        for json in ["", " \n", "null", " null ", "[]", "[ ]", "{}"] {
+            let mut row = row();
+            row.headers = Some(Bytes::copy_from_slice(json.as_bytes()));
+            assert_eq!(encoder().message(row).unwrap().headers, [], "{json:?}");
+        }
+        for json in ["\"\"", "[1]", "0", "nul", "[", "]"] {
+            let mut row = row();
+            row.headers = Some(Bytes::copy_from_slice(json.as_bytes()));
+            assert!(encoder().message(row).is_err(), "{json:?}");
+        }
+    }
+
+    #[test]
+    fn a_rows_own_header_of_a_name_of_ours_is_kept_where_we_write_none_and_else_counted() {
+        let json = r#"{"id":"own","type":"own","walpost-identity":"own","tenant":"own","x":1}"#;
+        let names = |message: &Message| {
+            message.headers().map(|(name, _)| name.to_owned()).collect::<Vec<_>>()
+        };
+        // given a row whose id and type columns are not mapped, or NULL
+        let mut row = row();
+        row.headers = Some(Bytes::from_static(json.as_bytes()));
+        let mut encoder = encoder();
+        let message = encoder.message(row.clone()).unwrap();
+        assert_eq!(names(&message), ["id", "type", "tenant", "x"]);
+        // given one with both, and a column that is placed as a header
+        let mut outbox = outbox();
+        let extra = outbox.columns.extra("tenant_id");
+        outbox.extra_headers = vec![ExtraHeader { name: "tenant".into(), extra }];
+        let mut encoder = Encoder::new(&outbox).unwrap();
+        row.id = Some("1".into());
+        row.event_type = Some("Created".into());
+        row.extra = vec![Some("acme".into())];
+        for _ in 0..2 {
+            let message = encoder.message(row.clone()).unwrap();
+            assert_eq!(names(&message), ["id", "type", "x", "tenant"]);
+        }
+        let left_out: Vec<_> = encoder.left_out().iter().map(|of| (&*of.name, of.count)).collect();
+        let expected = [("id", 2), ("type", 2), ("walpost-identity", 2), ("tenant", 2)];
+        assert_eq!(left_out, expected);
     }
 
     #[test]

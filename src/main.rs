@@ -10,10 +10,12 @@ use walpost::config::ConfigError;
 use walpost::sink::OpenError;
 
 fn main() -> ExitCode {
+    // Writes what is logged also where a panic ends the process.
+    let log = cli::Log;
     match cli::execute(&cli::Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("walpost: {error:#}");
+            log.last_words(&format!("{error:#}"));
             let configuration = error.is::<ConfigError>() || error.is::<OpenError>();
             ExitCode::from(if configuration { 2 } else { 1 })
         }

@@ -12,6 +12,7 @@
 //! The ledger bounds the rows that are anywhere behind it, so each queue between relay and lanes
 //! has room for all of them, and neither ever waits for the other.
 
+mod edge;
 mod report;
 mod stop;
 
@@ -26,7 +27,7 @@ use tokio::time::Instant;
 
 use crate::budget::Budget;
 use crate::encode::{EncodeError, Encoder};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::Failure;
 use crate::fence::Fence;
 use crate::identity::RowIdentity;
 use crate::lane::{Backoff, Domain, Envelope, Gate, Halt, Lane, LaneRules, Outcome, Trouble};
@@ -35,6 +36,7 @@ use crate::message::Message;
 use crate::sink::{Limits, Sink};
 use crate::source::{Change, Source};
 
+use edge::{Action, Edge};
 use report::Report;
 use stop::Phase;
 
@@ -65,7 +67,8 @@ pub struct RelayOptions {
     pub topic_wait: Duration,
     /// How long refused credentials are retried while running.
     pub auth_wait: Duration,
-    /// How long a stop waits for the open transaction and for confirms.
+    /// How long a stop waits for the open transaction and for confirms; closing both edges may
+    /// take five seconds more.
     pub drain_max: Duration,
     /// Waits between attempts, of the lanes and of the connection to the source.
     pub backoff: Backoff,
@@ -84,7 +87,7 @@ impl Default for RelayOptions {
             pipeline_keys: false,
             topic_wait: Duration::from_secs(60),
             auth_wait: Duration::from_secs(300),
-            drain_max: Duration::from_secs(30),
+            drain_max: Duration::from_secs(20),
             backoff: Backoff { first: Duration::from_millis(100), max: Duration::from_secs(10) },
             stall_warning: Duration::from_secs(30),
             summary_interval: Duration::from_secs(60),
@@ -111,7 +114,7 @@ pub enum RelayError {
     #[error("the sink stopped")]
     Sink(#[source] Failure),
     /// The broker will never take a message, and `on_reject` is `"stop"`.
-    #[error("the broker rejects row {identity}: {reason}")]
+    #[error("row {identity} cannot be published: {reason}")]
     Rejected {
         /// Where the row stands in the log.
         identity: RowIdentity,
@@ -144,46 +147,6 @@ pub async fn run<S: Source>(
     stop: watch::Receiver<bool>,
 ) -> Result<Summary, RelayError> {
     Relay::new(source, sink, encoder, budget, options).run(stop).await
-}
-
-/// What an error at either edge leads to: the one place that decides.
-enum Action {
-    RetryAfter(Duration),
-    Stop,
-}
-
-fn action(kind: FailureKind, edge: &Edge, options: &RelayOptions) -> Action {
-    let patience = match kind {
-        FailureKind::Transient => true,
-        FailureKind::Denied => {
-            edge.worked && edge.failing_since.is_none_or(|at| at.elapsed() < options.auth_wait)
-        }
-        FailureKind::Definite => false,
-    };
-    if patience { Action::RetryAfter(options.backoff.after(edge.attempts)) } else { Action::Stop }
-}
-
-/// How one edge, source or sink, is doing.
-#[derive(Debug, Default)]
-struct Edge {
-    /// Whether it has ever worked: a refused password is definite before, transient after.
-    worked: bool,
-    attempts: u32,
-    failing_since: Option<Instant>,
-}
-
-impl Edge {
-    fn failed(&mut self) {
-        self.attempts = self.attempts.saturating_add(1);
-        self.failing_since.get_or_insert_with(Instant::now);
-    }
-
-    /// Returns since when it had not worked, if it had not.
-    fn works(&mut self) -> Option<Instant> {
-        self.worked = true;
-        self.attempts = 0;
-        self.failing_since.take()
-    }
 }
 
 type Probe = BoxFuture<'static, Result<Vec<String>, Failure>>;
@@ -350,7 +313,7 @@ impl<S: Source> Relay<S> {
     }
 
     /// Room for more rows. An empty ledger always has some: a row larger than the whole budget
-    /// would else wait for ever. So has a relay that lost its source: it enters nothing more.
+    /// would otherwise wait for ever. So has a relay that lost its source: it enters nothing more.
     fn has_room(&self) -> bool {
         let is_full = self.ledger.is_full() || self.budget.is_full();
         self.arrived.len() == 0 && (self.is_lost || self.ledger.is_empty() || !is_full)
@@ -409,6 +372,7 @@ impl<S: Source> Relay<S> {
             self.arrived = Vec::new().into_iter();
         }
         self.report.entered(self.ledger.entered());
+        self.report.left_out(self.encoder.left_out());
         Ok(())
     }
 
@@ -455,11 +419,11 @@ impl<S: Source> Relay<S> {
     }
 
     fn source_failed(&mut self, failure: Failure) -> Result<(), RelayError> {
-        self.source_edge.failed();
-        match action(failure.kind(), &self.source_edge, &self.options) {
+        let passed = self.ledger.entered();
+        match self.source_edge.failed(failure.kind(), passed, &self.options) {
             Action::Stop => Err(RelayError::Source(failure)),
             Action::RetryAfter(wait) => {
-                self.report.source_retry(&failure, self.source_edge.attempts);
+                self.report.source_retry(&failure, self.source_edge.attempts());
                 self.retry_at = Some(Instant::now() + wait);
                 Ok(())
             }
@@ -474,8 +438,8 @@ impl<S: Source> Relay<S> {
                 return Ok(());
             }
         };
-        self.sink_edge.failed();
-        match action(kind, &self.sink_edge, &self.options) {
+        let passed = self.report.confirmed_rows();
+        match self.sink_edge.failed(kind, passed, &self.options) {
             Action::Stop => Err(RelayError::Sink(Failure::new(kind, reason))),
             // The lanes have their own clock; this one line says that they wait.
             Action::RetryAfter(_) => {
@@ -501,8 +465,8 @@ impl<S: Source> Relay<S> {
                 Ok(None)
             }
             Err(failure) => {
-                self.sink_edge.failed();
-                match action(failure.kind(), &self.sink_edge, &self.options) {
+                let passed = self.report.confirmed_rows();
+                match self.sink_edge.failed(failure.kind(), passed, &self.options) {
                     Action::Stop => Err(RelayError::Sink(failure)),
                     Action::RetryAfter(wait) => {
                         self.report.sink_retry(&failure.to_string());

@@ -229,5 +229,5 @@ fn a_configuration_that_cannot_be_used_exits_with_2() {
         .says("could not read configuration none.toml");
     walpost(&["config", "--log-level", "a=b=c", "--sink", "null://"], &[source])
         .exits(2)
-        .says("log.level (--log-level): \"a=b=c\" is no log level");
+        .says("log.level (--log-level): \"a=b=c\" is not a log level");
 }

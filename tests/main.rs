@@ -14,6 +14,7 @@ mod fault_idle;
 mod fault_kill;
 mod fault_long_transaction;
 mod fault_memory;
+mod fault_output;
 mod fault_refusal;
 mod fault_rotation;
 mod fault_standby;

@@ -12,6 +12,8 @@ use walpost::source::mysql::MySqlSource;
 use walpost::source::postgres::PostgresSource;
 use walpost::{Backoff, Budget, Encoder, RelayOptions};
 
+use super::log;
+
 /// Relays until a signal or a definite error.
 pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
     let sink = walpost::sink::open(&settings.sink)?;
@@ -71,12 +73,23 @@ fn options(settings: &Settings) -> RelayOptions {
 
 /// Becomes true at the first SIGTERM or SIGINT; the second one ends the process at once, as a
 /// `kill -9` would: nothing is lost, some rows come again.
+///
+/// Watched by a thread with a runtime of its own, so that nothing that holds the relay's own thread
+/// can keep the process alive.
 fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    let mut terminate = signal(SignalKind::terminate()).context("could not watch for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("could not watch for SIGINT")?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("could not start the runtime for signals")?;
+    let (mut terminate, mut interrupt) = {
+        let _inside = runtime.enter();
+        (
+            signal(SignalKind::terminate()).context("could not watch for SIGTERM")?,
+            signal(SignalKind::interrupt()).context("could not watch for SIGINT")?,
+        )
+    };
     let (sender, stop) = watch::channel(false);
-    // Ends with the process: it has nothing to lose.
-    drop(tokio::spawn(async move {
+    let watching = async move {
         for first in [true, false] {
             // Neither signal is before the other.
             tokio::select! {
@@ -88,9 +101,15 @@ fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
                 sender.send_replace(true);
             } else {
                 tracing::warn!("a second signal: leaving at once");
+                log::flush();
                 std::process::exit(1);
             }
         }
-    }));
+    };
+    // Ends with the process.
+    std::thread::Builder::new()
+        .name("walpost-signals".to_owned())
+        .spawn(move || runtime.block_on(watching))
+        .context("could not start the thread for signals")?;
     Ok(stop)
 }

@@ -110,7 +110,7 @@ pub(crate) const KEYS: &[Key] = &[
     key("relay.on_reject", Kind::Text, "stop"),
     key("relay.topic_wait", Kind::Duration, "60s"),
     key("relay.auth_wait", Kind::Duration, "5m"),
-    key("relay.drain_seconds_max", Kind::Number, "30"),
+    key("relay.drain_seconds_max", Kind::Number, "20"),
     key("relay.retry_first", Kind::Duration, "100ms"),
     key("relay.retry_max", Kind::Duration, "10s"),
     key("relay.stall_warning", Kind::Duration, "30s"),

@@ -78,7 +78,7 @@ fn two_urls_are_enough() {
     assert_eq!(settings.relay.bytes_max, 16 << 20);
     assert_eq!(settings.relay.topic_wait, Duration::from_secs(60));
     assert_eq!(settings.relay.auth_wait, Duration::from_secs(300));
-    assert_eq!(settings.relay.drain_seconds_max, 30);
+    assert_eq!(settings.relay.drain_seconds_max, 20);
     assert_eq!(settings.relay.retry_first, Duration::from_millis(100));
     assert_eq!(settings.relay.retry_max, Duration::from_secs(10));
     assert_eq!(settings.relay.stall_warning, Duration::from_secs(30));
@@ -273,8 +273,14 @@ fn columns_can_be_renamed_left_out_and_added() {
     let reserved = problem_of_file("reserved", "[outbox.extra_headers]\nid = \"x\"\n");
     assert_eq!(
         reserved,
-        "outbox.extra_headers.id (walpost.toml:2): walpost writes this header itself"
+        "outbox.extra_headers.id (walpost.toml:2): walpost writes this header from the column of \
+         outbox.columns.id; set that key to the column, or to \"\" and leave this one"
     );
+    let ours = problem_of_file("ours", "[outbox.extra_headers]\nwalpost-identity = \"x\"\n");
+    assert!(ours.ends_with("walpost writes this header itself"), "{ours}");
+    let text = "[outbox.columns]\nid = \"\"\n[outbox.extra_headers]\nid = \"x\"\n";
+    let file = File::new("unmapped", text);
+    Values::load(Some(&file.0), variables(&URLS), &[]).unwrap().settings().unwrap();
 }
 
 #[test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::RelayOptions;
+use crate::encode::LeftOut;
 use crate::failure::Failure;
 
 /// Time between two lines about the same trouble.
@@ -26,6 +27,10 @@ pub(super) struct Report {
     /// unsettled row's age is known to a second without a clock call a row.
     entered: VecDeque<(u64, Instant)>,
     entered_now: u64,
+    /// Headers of rows that were left out, of all names.
+    headers_left_out: u64,
+    /// Their names that were told already.
+    left_out_said: usize,
 }
 
 impl Report {
@@ -40,11 +45,27 @@ impl Report {
             source_said: None,
             entered: VecDeque::new(),
             entered_now: 0,
+            headers_left_out: 0,
+            left_out_said: 0,
         }
     }
 
     pub(super) fn entered(&mut self, rows: u64) {
         self.entered_now = rows;
+    }
+
+    /// One line for each name, when it is met first; then they are counted.
+    pub(super) fn left_out(&mut self, left_out: &[LeftOut]) {
+        self.headers_left_out = left_out.iter().map(|of| of.count).sum();
+        for of in left_out.iter().skip(self.left_out_said) {
+            tracing::warn!(
+                header = &*of.name,
+                "rows bring a header of a name that walpost writes itself: theirs is left out and \
+                 counted (headers_left_out in the summary); {}",
+                of.remedy()
+            );
+        }
+        self.left_out_said = left_out.len();
     }
 
     pub(super) fn confirmed(&mut self, rows: usize) {
@@ -124,6 +145,7 @@ impl Report {
                 oldest_unsettled_seconds = oldest.as_secs(),
                 held_bytes,
                 behind_bytes,
+                headers_left_out = (self.headers_left_out > 0).then_some(self.headers_left_out),
                 "summary"
             );
             self.confirmed_before = self.confirmed;
@@ -132,6 +154,7 @@ impl Report {
     }
 
     pub(super) fn last(&self, unsettled: usize) {
-        tracing::info!(confirmed = self.confirmed, unsettled, "stopped");
+        let headers_left_out = (self.headers_left_out > 0).then_some(self.headers_left_out);
+        tracing::info!(confirmed = self.confirmed, unsettled, headers_left_out, "stopped");
     }
 }
