@@ -423,6 +423,7 @@ async fn run_once(world: &Shared, last: bool) {
         options.lanes = random.usize(1..8);
         (random.bool(), Duration::from_millis(random.u64(..3000)))
     };
+    let drain_max = options.drain_max;
     let outbox = OutboxSettings {
         columns: Columns::debezium(),
         topic: "{aggregatetype}".into(),
@@ -457,7 +458,7 @@ async fn run_once(world: &Shared, last: bool) {
     stop.send_replace(true);
     let asked = Instant::now();
     let summary = relay.await.expect("a stop is no error");
-    if asked.elapsed() < Duration::from_secs(30) {
+    if asked.elapsed() < drain_max {
         assert_eq!(summary.unsettled, 0);
         let mut world = world.lock().unwrap();
         let sent: Vec<Place> = world.wanted.keys().copied().collect();
