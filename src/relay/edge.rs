@@ -140,7 +140,7 @@ mod tests {
     async fn pauses_grow_while_a_connection_breaks_as_soon_as_it_stands() {
         let options = RelayOptions::default();
         let mut edge = Edge::default();
-        let mut pause = |edge: &mut Edge, passed| {
+        let pause = |edge: &mut Edge, passed| {
             edge.works();
             match edge.failed(FailureKind::Transient, passed, &options) {
                 Action::RetryAfter(pause) => pause,
