@@ -153,6 +153,8 @@ fn decode_binlog(criterion: &mut Criterion) {
             event_bytes_max: 1 << 20,
             payload_bytes_max: 1 << 20,
             held_bytes_max: 1 << 20,
+            skipped: Vec::new(),
+            types: Vec::new(),
             budget: Budget::new(1 << 30),
         });
         let events = capture(name);

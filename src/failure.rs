@@ -56,10 +56,16 @@ impl Failure {
 impl fmt::Display for Failure {
     /// The whole chain of causes on one line, since it is logged once, where it is handled.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.cause)?;
+        let mut said = self.cause.to_string();
+        formatter.write_str(&said)?;
         let mut source = self.cause.source();
         while let Some(cause) = source {
-            write!(formatter, ": {cause}")?;
+            // Some libraries put the text of a cause into that of its effect too.
+            let text = cause.to_string();
+            if !said.contains(&text) {
+                write!(formatter, ": {text}")?;
+                said = text;
+            }
             source = cause.source();
         }
         Ok(())

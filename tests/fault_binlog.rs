@@ -7,13 +7,17 @@
 
 pub mod alter;
 mod broker;
+mod charset;
 mod failover;
 mod first_start;
+mod foreign;
 mod idle;
 mod large;
 mod precondition;
 mod refusal;
+mod renamed;
 mod standby;
+mod statement;
 mod transaction;
 
 use crate::support::checker::Published;

@@ -25,6 +25,8 @@ fuzz_target!(|capture: &[u8]| {
         event_bytes_max: BYTES_MAX,
         payload_bytes_max: BYTES_MAX,
         held_bytes_max: BYTES_MAX,
+        skipped: Vec::new(),
+    types: Vec::new(),
         budget: budget.clone(),
     });
     decoder.reset("binlog.000001", 4);

@@ -88,6 +88,8 @@ pub(crate) const KEYS: &[Key] = &[
     of_mysql(key("source.lease", Kind::Duration, "10s")),
     of_mysql(key("source.heartbeat", Kind::Duration, "5s")),
     of_mysql(key("source.payload_bytes_max", Kind::Size, "256MiB")),
+    of_mysql(key("source.held_bytes_max", Kind::Size, "64MiB")),
+    of_mysql(open("source.skip_transactions", Kind::Text)),
     key("outbox.preset", Kind::Text, "debezium"),
     key("outbox.topic", Kind::Text, "outbox.event.{aggregatetype}"),
     open("outbox.partition", Kind::Text),

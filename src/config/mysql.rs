@@ -43,6 +43,11 @@ pub struct MySqlSettings {
     /// Largest compressed transaction in bytes, as it is sent: it arrives as one piece. A larger
     /// one is a definite error.
     pub payload_bytes_max: usize,
+    /// Bytes of outbox rows that may wait in memory for the end of their transaction, where
+    /// something behind them may take them back.
+    pub held_bytes_max: usize,
+    /// Transactions of which no row is read: a GTID, or a file and where it begins there.
+    pub skip_transactions: Vec<String>,
 }
 
 /// Where the position is kept.
@@ -109,7 +114,15 @@ impl Values {
             // The largest packet that the servers can be set to is 1 GiB.
             row_bytes_max: self.size("source.row_bytes_max", 1024..=GIB)?,
             payload_bytes_max: self.size("source.payload_bytes_max", 1024..=GIB)?,
+            held_bytes_max: self.size("source.held_bytes_max", 1024..=GIB)?,
+            skip_transactions: self.skip_transactions()?,
         })
+    }
+
+    fn skip_transactions(&self) -> Result<Vec<String>, ConfigError> {
+        let text = self.text("source.skip_transactions")?.unwrap_or_default();
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        Ok(names.map(str::to_owned).collect())
     }
 
     fn mysql_table(&self) -> Result<QualifiedName, ConfigError> {

@@ -12,20 +12,20 @@ use crate::support::relay::Relay;
 use crate::support::stage::{PATIENCE, drains, quick};
 
 /// A relay that has published a row, and still runs.
-struct AtWork {
-    name: String,
-    client: Client,
-    relay: Relay,
+pub(super) struct AtWork {
+    pub(super) name: String,
+    pub(super) client: Client,
+    pub(super) relay: Relay,
 }
 
 impl AtWork {
-    fn on(server: &MySql, prefix: &str) -> AtWork {
+    pub(super) fn on(server: &MySql, prefix: &str) -> AtWork {
         let name = server.empty_outbox(prefix);
         let relay = to_nobody(server, &name);
         AtWork::with(server, name, relay)
     }
 
-    fn with(server: &MySql, name: String, relay: Relay) -> AtWork {
+    pub(super) fn with(server: &MySql, name: String, relay: Relay) -> AtWork {
         let client = server.client_for(&name);
         let relay = relay.started();
         client.run(&row(1));
@@ -33,11 +33,17 @@ impl AtWork {
         AtWork { name, client, relay }
     }
 
-    fn stop(&mut self) {
+    /// Waits until all that was committed is confirmed.
+    pub(super) fn drains(&self) {
+        let drained = drains::<MySql>(&self.client, &self.name, PATIENCE);
+        assert!(drained, "{}", self.relay.log());
+    }
+
+    pub(super) fn stop(&mut self) {
         assert!(self.relay.terminate().success(), "{}", self.relay.log());
     }
 
-    fn confirmed(&self) -> u64 {
+    pub(super) fn confirmed(&self) -> u64 {
         MySql::confirmed(&self.client, &self.name)
     }
 }
@@ -65,9 +71,9 @@ fn a_row_above_the_bound_is_named_with_its_size() {
         at_work.client.run(&format!(
             "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) \
              VALUES (UNHEX(LPAD('2', 32, '0')), 'Order', 'k', 't', {})",
-            literal(&format!("\"{}\"", "x".repeat(5_000)))
+            literal(&format!("\"{}\"", "x".repeat(9_000)))
         ));
-        ends_with(&mut at_work.relay, 0, &["row_bytes_max"]);
+        ends_with(&mut at_work.relay, 0, &["row_bytes_max", "outbox"]);
         let confirmed = at_work.confirmed();
         refuses(&mut at_work.relay, &["row_bytes_max"]);
         assert_eq!(at_work.confirmed(), confirmed);

@@ -1,14 +1,18 @@
 //! Character sets of text columns, by the collation numbers that TABLE_MAP carries.
 //!
-//! Owns which of them are UTF-8 already and how latin1 becomes it. The others are named, so that
-//! an error can say what a column holds, and never converted by guess.
+//! Owns which of them are UTF-8 already and how latin1 becomes it; others are in `legacy`. What is
+//! left is named, so that an error can say what a column holds, and never converted by guess.
 //!
 //! Numbers as `information_schema.collations` of MySQL 9.7, MariaDB 10.11 and 11.8 tells them.
 //! MariaDB's collations without padding are those of the same set with 1,024 added.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
 
+mod legacy;
+
 use bytes::{BufMut, BytesMut};
+
+pub(crate) use legacy::Legacy;
 
 /// How the bytes of a text column are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +23,8 @@ pub(crate) enum Charset {
     Utf8,
     /// Windows-1252, whatever its name says.
     Latin1,
+    /// One that is converted as the server does.
+    Legacy(Legacy),
     /// One that is not converted; its name where it is known.
     Other(&'static str),
 }
@@ -36,8 +42,17 @@ impl Charset {
             33 | 76 | 83 | 192..=223 | 576..608 | 2048..2304 => Charset::Utf8,
             11 | 65 => Charset::Utf8,
             5 | 8 | 15 | 31 | 47 | 48 | 49 | 94 => Charset::Latin1,
-            _ => Charset::Other(name(padded)),
+            _ => {
+                let name = name(padded);
+                Legacy::of(name).map_or(Charset::Other(name), Charset::Legacy)
+            }
         }
+    }
+
+    /// Whether columns of this set are read, by its name in the catalog.
+    pub(crate) fn is_read(name: &str) -> bool {
+        let known = ["binary", "utf8mb4", "utf8mb3", "utf8", "ascii", "latin1"];
+        known.contains(&name) || Legacy::of(name).is_some()
     }
 }
 
@@ -119,7 +134,10 @@ mod tests {
         }
         assert_eq!(Charset::of(63), Charset::Binary);
         assert_eq!(Charset::of(1025), Charset::Other("big5"));
-        assert_eq!(Charset::of(2816), Charset::Other("utf16"));
+        assert_eq!(Charset::of(2816), Charset::Legacy(Legacy::of("utf16").unwrap()));
+        assert_eq!(Charset::of(28), Charset::Legacy(Legacy::of("gbk").unwrap()));
+        assert!(Charset::is_read("cp1251") && Charset::is_read("utf8mb3"));
+        assert!(!Charset::is_read("big5") && !Charset::is_read("gb18030"));
         assert_eq!(Charset::of(9999), Charset::Other("unknown"));
     }
 

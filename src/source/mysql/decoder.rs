@@ -22,27 +22,31 @@
 mod error;
 mod held;
 mod rows;
+mod skim;
 mod tables;
 mod transaction;
+mod waiting;
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-pub use error::DecodeError;
+pub use error::{DecodeError, Undecodable};
+pub(crate) use waiting::Notice;
 
 use super::event::body::{FormatDescription, Query, Rotate, XaPrepare, incident};
-use super::event::compressed::inflate;
 use super::event::gtid::{Begin, Form, Moment};
-use super::event::{Checksum, Event, EventError, Header, kind};
+use super::event::{Checksum, Event, EventError, HEADER_LENGTH, Header, kind};
 use super::gtid::{Flavor, Gtid};
-use super::payload::{PayloadBounds, PayloadReader};
+use super::payload::{PayloadBounds, PayloadReader, Piece};
+use super::value::CatalogType;
 use crate::budget::Budget;
 use crate::identity::{Fingerprint, LogId, OutboxId};
 use crate::outbox::{Columns, OutboxRow};
 use held::Held;
 use tables::Tables;
 use transaction::{Phase, Transaction, Xa};
+use waiting::Waiting;
 
 /// What comes out.
 #[derive(Debug)]
@@ -87,9 +91,13 @@ pub struct DecoderSettings {
     pub event_bytes_max: usize,
     /// Bound on a transaction as MySQL compressed it, which comes as a single event.
     pub payload_bytes_max: usize,
-    /// Bound on what is held back after a SAVEPOINT or in an XA transaction, in bytes of events.
-    /// Less than the bound of `budget`, or the reader would wait for ever for what is held here.
+    /// Bound on what is held back after a SAVEPOINT, in an XA transaction or behind one, in bytes
+    /// of values.
     pub held_bytes_max: usize,
+    /// Transactions of which nothing is read: a GTID, or a file and where it begins there.
+    pub skipped: Vec<String>,
+    /// Columns of which the log does not say what they are, by their names.
+    pub types: Vec<(String, CatalogType)>,
     /// Counts the buffers that inflating makes.
     pub budget: Budget,
 }
@@ -110,6 +118,8 @@ pub struct IgnoredCounts {
     pub rolled_back: u64,
     /// Transactions at whose middle a file ended.
     pub unfinished: u64,
+    /// Row events and statements of the outbox in transactions that the settings leave out.
+    pub skipped: u64,
 }
 
 /// Turns the events of one binlog stream into transactions.
@@ -124,6 +134,8 @@ pub struct Decoder {
     tables: Tables,
     open: Option<Transaction>,
     held: Held,
+    waiting: Waiting,
+    notices: Vec<Notice>,
     payload: PayloadReader,
     ignored: IgnoredCounts,
 }
@@ -136,6 +148,8 @@ impl Decoder {
             tables: Tables::new(&settings),
             outbox: OutboxId::new(&settings.schema, &settings.table),
             held: Held::new(held_bytes_max),
+            waiting: Waiting::new(held_bytes_max),
+            notices: Vec::new(),
             payload: PayloadReader::new(PayloadBounds { payload_bytes_max, event_bytes_max }),
             settings,
             checksum: Checksum::Unknown,
@@ -156,6 +170,8 @@ impl Decoder {
         self.tables.clear();
         self.open = None;
         self.held.clear();
+        self.waiting.clear();
+        self.notices.clear();
         self.payload.reset();
     }
 
@@ -178,6 +194,24 @@ impl Decoder {
     /// Where the next event begins in it. Nothing resumes inside a transaction.
     pub fn position(&self) -> u64 {
         self.position
+    }
+
+    /// What names the open transaction: its GTID, else its file and where it begins there.
+    pub fn transaction(&self) -> Option<String> {
+        self.open.as_ref().map(|open| self.name_of(open.gtid.as_ref(), open.begin))
+    }
+
+    /// What the catalog says of columns now.
+    pub(crate) fn set_types(&mut self, types: Vec<(String, CatalogType)>) {
+        if self.settings.types != types {
+            self.settings.types = types;
+            self.tables.forget_layout();
+        }
+    }
+
+    /// What a person should hear of, since the last call.
+    pub(crate) fn take_notices(&mut self) -> Vec<Notice> {
+        std::mem::take(&mut self.notices)
     }
 
     /// What was left out.
@@ -205,7 +239,8 @@ impl Decoder {
         let before = out.len();
         let result = Event::open(event, self.checksum)
             .map_err(DecodeError::from)
-            .and_then(|event| self.outer(&event, out));
+            .and_then(|event| self.outer(&event, out))
+            .and_then(|()| self.waiting.pass(out, before));
         if result.is_err() {
             out.truncate(before);
         }
@@ -218,7 +253,7 @@ impl Decoder {
     /// As [`event`](Self::event).
     pub fn step(&mut self, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
         let before = out.len();
-        let result = self.piece(out);
+        let result = self.piece(out).and_then(|()| self.waiting.pass(out, before));
         if result.is_err() {
             out.truncate(before);
         }
@@ -272,7 +307,10 @@ impl Decoder {
         match header.kind {
             kind::TABLE_MAP_EVENT => {
                 self.inside(header.kind, Phase::Open)?;
-                self.tables.learn(body)
+                if self.tables.learn(body, self.waiting.renamed_to())? {
+                    self.waiting.back(&mut self.notices);
+                }
+                Ok(())
             }
             kind::WRITE_ROWS_EVENT_V1..=kind::DELETE_ROWS_EVENT_V1
             | kind::WRITE_ROWS_EVENT..=kind::DELETE_ROWS_EVENT
@@ -284,11 +322,7 @@ impl Decoder {
                 self.query(header, Query::parse(header.kind, body)?, out)
             }
             kind::QUERY_COMPRESSED_EVENT => {
-                let Query { schema, text: compressed } = Query::parse(header.kind, body)?;
-                let mut text = Vec::new();
-                let length_max = self.settings.event_bytes_max;
-                inflate(compressed, &mut text, length_max, "QUERY_COMPRESSED_EVENT")?;
-                self.query(header, Query { schema, text: &text }, out)
+                self.compressed_query(header, Query::parse(header.kind, body)?, out)
             }
             kind::XID_EVENT => {
                 self.inside(header.kind, Phase::Open)?;
@@ -296,8 +330,8 @@ impl Decoder {
             }
             kind::XA_PREPARE_LOG_EVENT => {
                 self.inside(header.kind, Phase::Open)?;
-                let is_commit = XaPrepare::parse(body)?.one_phase;
-                if is_commit { self.commit(out) } else { self.prepared(out) }
+                let XaPrepare { one_phase, id } = XaPrepare::parse(body)?;
+                if one_phase { self.commit(out) } else { self.prepared(id, out) }
             }
             kind::INCIDENT_EVENT => {
                 let (file, position) = (Arc::clone(&self.file), self.position);
@@ -359,15 +393,19 @@ impl Decoder {
 
     /// The next piece of a compressed transaction.
     fn piece(&mut self, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
-        let Some(mut events) = self.payload.next(&self.settings.budget)? else {
-            // All of a transaction is in its payload, so this was its end, too.
-            return match self.open {
-                Some(_) => {
-                    let (file, position) = (Arc::clone(&self.file), self.position);
-                    Err(DecodeError::Unended { file, position })
-                }
-                None => Ok(()),
-            };
+        let mut events = match self.payload.next(&self.settings.budget)? {
+            Some(Piece::Events(events)) => events,
+            Some(Piece::Large(head)) => {
+                let is_skimmed = self.skims(&head)?;
+                self.payload.judged(is_skimmed);
+                return Ok(());
+            }
+            Some(Piece::Skimmed(head)) => {
+                let header = Header::parse(&head)?;
+                let body = head.slice(HEADER_LENGTH.min(head.len())..);
+                return self.skimmed(&Event { header, body }, out);
+            }
+            None => return self.payload_ended(),
         };
         while !events.is_empty() {
             let length = usize::try_from(Header::parse(&events).map_err(EventError::from)?.length);
@@ -375,6 +413,17 @@ impl Decoder {
             self.inner(&Event::inner(&events.split_to(length))?, out)?;
         }
         Ok(())
+    }
+
+    fn payload_ended(&self) -> Result<(), DecodeError> {
+        // All of a transaction is in its payload, so this was its end, too.
+        match self.open {
+            Some(_) => {
+                let (file, position) = (Arc::clone(&self.file), self.position);
+                Err(DecodeError::Unended { file, position })
+            }
+            None => Ok(()),
+        }
     }
 
     fn rotate(&mut self, body: &Bytes) -> Result<(), DecodeError> {
@@ -405,6 +454,8 @@ impl Decoder {
         }
         let Begin { gtid, committed_at_micros, moment, form } = Begin::parse(header, body)?;
         let (log, number) = self.identity(gtid.as_ref(), header)?;
+        let begin = self.position.saturating_sub(header.length.into());
+        let is_skipped = self.skips(gtid.as_ref(), begin);
         let (micros, adds_rows) = match moment {
             Moment::Exact(micros) => (micros, false),
             Moment::Second(micros) => (micros, true),
@@ -416,6 +467,9 @@ impl Decoder {
             Form::PreparedXa => (Phase::Open, Xa::WillPrepare),
         };
         self.held.begin();
+        if xa == Xa::WillPrepare {
+            self.held.hold();
+        }
         self.open = Some(Transaction {
             gtid,
             log,
@@ -427,8 +481,32 @@ impl Decoder {
             xa,
             changed_own: false,
             changed_others: false,
+            begin,
+            is_skipped,
         });
         Ok(())
+    }
+
+    /// Whether the settings leave this transaction out.
+    fn skips(&mut self, gtid: Option<&Gtid>, begin: u64) -> bool {
+        if self.settings.skipped.is_empty() {
+            return false;
+        }
+        let transaction = self.name_of(gtid, begin);
+        let is_named = |name: &String| name.eq_ignore_ascii_case(&transaction);
+        let skips = self.settings.skipped.iter().any(is_named);
+        if skips {
+            self.notices.push(Notice::Skipped { transaction });
+        }
+        skips
+    }
+
+    /// What names a transaction to people.
+    fn name_of(&self, gtid: Option<&Gtid>, begin: u64) -> String {
+        match gtid {
+            Some(gtid) => gtid.to_string(),
+            None => format!("{}:{begin}", self.file),
+        }
     }
 
     /// What names the rows of a transaction: its GTID, else where it begins.

@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use super::connection::{Connection, WireError, unexpected};
 use super::gtid::Flavor;
-use super::intake::{Intake, Packets};
+use super::intake::{Intake, Packets, Taken};
+use super::skim::Fate;
 use super::wire::{EOF, ERR, OK, ServerError};
 use crate::budget::Budget;
 use crate::failure::FailureKind;
@@ -266,7 +267,22 @@ impl BinlogStream {
     /// # Errors
     /// A packet above the bound, or out of order: the stream is of no more use.
     pub fn take(&mut self) -> Result<Option<Packets>, WireError> {
-        Ok(self.intake.take()?)
+        match self.take_judged(&mut |_| Fate::Keep)? {
+            Some(Taken::Packets(packets)) => Ok(Some(packets)),
+            // Nobody asked for that.
+            Some(Taken::Skimmed(_)) | None => Ok(None),
+        }
+    }
+
+    /// As [`take`](Self::take); what becomes of a large packet `judge` decides by its first bytes.
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub(crate) fn take_judged(
+        &mut self,
+        judge: &mut dyn FnMut(&[u8]) -> Fate,
+    ) -> Result<Option<Taken>, WireError> {
+        Ok(self.intake.take(judge)?)
     }
 }
 

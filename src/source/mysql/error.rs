@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::connect::ConnectError;
 use super::connection::WireError;
 use super::conninfo::ConnInfoError;
-use super::decoder::DecodeError;
+use super::decoder::Undecodable;
 use super::dump::DumpError;
 use super::snapshot::SnapshotError;
 use super::store::StoreError;
@@ -110,7 +110,7 @@ pub enum MySqlError {
         /// Where we are.
         place: String,
         /// What is wrong with it.
-        source: DecodeError,
+        source: Box<Undecodable>,
     },
     /// A packet above the bound.
     #[error(
@@ -122,17 +122,6 @@ pub enum MySqlError {
         /// Of the event, as far as it was seen.
         bytes: usize,
         /// The larger of the two settings.
-        bytes_max: usize,
-    },
-    /// A row above the bound.
-    #[error(
-        "a row of {bytes} bytes is above row_bytes_max = {bytes_max}: raise it to at least \
-         {bytes} and restart walpost"
-    )]
-    RowTooLarge {
-        /// Of the event that holds it.
-        bytes: usize,
-        /// The bound.
         bytes_max: usize,
     },
     /// Neither an event nor a heartbeat for several times as long as was agreed.
@@ -168,7 +157,7 @@ impl MySqlError {
             // For a moment, when roles are switched or passwords rotate.
             Self::Refused(_) => FailureKind::Denied,
             // Bytes may be damaged on their way.
-            Self::Decode { source, .. } if source.is_damage() => FailureKind::Transient,
+            Self::Decode { source, .. } if source.error.is_damage() => FailureKind::Transient,
             Self::Silent { .. } | Self::Unanswered { .. } | Self::ServerIdClash { .. } => {
                 FailureKind::Transient
             }
@@ -180,7 +169,6 @@ impl MySqlError {
             | Self::GtidsGone { .. }
             | Self::Decode { .. }
             | Self::TooLarge { .. }
-            | Self::RowTooLarge { .. }
             | Self::NotHeld
             | Self::ReaderGone => FailureKind::Definite,
         }

@@ -78,10 +78,19 @@ pub struct ServerState {
     pub read_only: Option<&'static str>,
     /// Whether what it replicates from another server goes into its own binlog.
     pub logs_replicated: bool,
+    /// A node of a Galera cluster (`wsrep_on`).
+    pub galera: Option<Galera>,
     /// `max_allowed_packet`, in bytes.
     pub packet_bytes_max: u64,
     /// Account of this connection: `walpost@%`.
     pub account: String,
+}
+
+/// What a node of a Galera cluster says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Galera {
+    /// `wsrep_gtid_mode`, which MariaDB has: whether all nodes name a transaction alike.
+    pub gtid_mode: Option<bool>,
 }
 
 impl ServerState {
@@ -116,7 +125,8 @@ pub async fn server(conn: &mut Conn) -> Result<ServerState, Error> {
              'log_bin', 'binlog_format', 'binlog_row_image', 'binlog_row_metadata', \
              'binlog_checksum', 'gtid_mode', 'gtid_strict_mode', 'sync_binlog', \
              'binlog_expire_logs_seconds', 'expire_logs_days', 'read_only', 'super_read_only', \
-             'log_slave_updates', 'log_replica_updates', 'max_allowed_packet')",
+             'log_slave_updates', 'log_replica_updates', 'max_allowed_packet', 'wsrep_on', \
+             'wsrep_gtid_mode')",
         )
         .await?;
     let account: Option<String> = conn.query_first("SELECT CURRENT_USER()").await?;
@@ -165,6 +175,8 @@ fn server_state(rows: Vec<(String, String)>, account: String) -> ServerState {
         logs_replicated: switch("log_replica_updates")
             .or_else(|| switch("log_slave_updates"))
             .unwrap_or(true),
+        galera: (switch("wsrep_on") == Some(true))
+            .then(|| Galera { gtid_mode: switch("wsrep_gtid_mode") }),
         packet_bytes_max: number("max_allowed_packet").unwrap_or(0),
         account,
     }

@@ -13,6 +13,7 @@
 
 use bytes::{Buf, Bytes};
 
+use super::skim::{Fate, HEAD_BYTES, LARGE_BYTES, Skim, Skimmed};
 use super::wire::{Framed, HEADER_BYTES, PacketError, join, packet};
 use crate::budget::Budget;
 
@@ -28,13 +29,34 @@ pub(crate) struct Intake {
     /// Of the next packet.
     sequence: u8,
     payload_bytes_max: usize,
+    /// The large packet that the buffer begins with is to be kept.
+    is_kept: bool,
+    /// A packet that is being passed over.
+    skim: Option<Skim>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// Packets that are whole.
+    Packets(Packets),
+    /// A large one that was passed over.
+    Skimmed(Skimmed),
 }
 
 impl Intake {
     /// Starts with what was read before the stream began; the first packet has sequence 1, as the
     /// first answer to any command.
     pub(crate) fn new(begun: Vec<u8>, budget: Budget, payload_bytes_max: usize) -> Self {
-        Self { buffer: begun, wanted_bytes: 0, budget, sequence: 1, payload_bytes_max }
+        Self {
+            buffer: begun,
+            wanted_bytes: 0,
+            budget,
+            sequence: 1,
+            payload_bytes_max,
+            is_kept: false,
+            skim: None,
+        }
     }
 
     /// The buffer to append the next read to; it has room. A packet that is larger than the buffer
@@ -50,11 +72,55 @@ impl Intake {
     }
 
     /// Whole packets that are there, in one buffer. To be asked until there are none: a packet of
-    /// several chunks comes alone.
+    /// several chunks comes alone. `judge` decides by the first bytes of a large packet's payload
+    /// what becomes of it; all packets before it were handed out by then.
     ///
     /// # Errors
     /// A packet above the bound, or out of order; all whole ones before it were handed out.
-    pub(crate) fn take(&mut self) -> Result<Option<Packets>, PacketError> {
+    pub(crate) fn take(
+        &mut self,
+        judge: &mut dyn FnMut(&[u8]) -> Fate,
+    ) -> Result<Option<Taken>, PacketError> {
+        if self.skim.is_none() && !self.is_kept && self.begins_large() {
+            let head = self.buffer.get(HEADER_BYTES..HEADER_BYTES + 1 + HEAD_BYTES);
+            let Some(head) = head else {
+                self.wanted_bytes = HEADER_BYTES + 1 + HEAD_BYTES;
+                return Ok(None);
+            };
+            match judge(head) {
+                Fate::Keep => self.is_kept = true,
+                Fate::Skim => self.skim = Some(Skim::new(self.sequence)),
+            }
+        }
+        if self.skim.is_some() {
+            return Ok(self.skimmed()?.map(Taken::Skimmed));
+        }
+        let packets = self.whole()?;
+        self.is_kept &= packets.is_none();
+        Ok(packets.map(Taken::Packets))
+    }
+
+    fn begins_large(&self) -> bool {
+        let Some(&[a, b, c, sequence]) = self.buffer.first_chunk::<HEADER_BYTES>() else {
+            return false;
+        };
+        sequence == self.sequence && u32::from_le_bytes([a, b, c, 0]) as usize >= LARGE_BYTES
+    }
+
+    /// Passes over what has come; the packet, where that was its end.
+    fn skimmed(&mut self) -> Result<Option<Skimmed>, PacketError> {
+        let Some(skim) = &mut self.skim else { return Ok(None) };
+        let (taken, is_whole) = skim.take(&self.buffer)?;
+        self.buffer.drain(..taken);
+        self.wanted_bytes = 0;
+        if !is_whole {
+            return Ok(None);
+        }
+        self.sequence = skim.next_sequence();
+        Ok(self.skim.take().map(Skim::finish))
+    }
+
+    fn whole(&mut self) -> Result<Option<Packets>, PacketError> {
         let (mut end, mut sequence, mut joined) = (0, self.sequence, false);
         while !joined {
             let rest = self.buffer.get(end..).unwrap_or_default();
@@ -145,11 +211,62 @@ mod tests {
         *sequence = sequence.wrapping_add(1);
     }
 
+    /// What has come, with nothing passed over.
+    fn kept(intake: &mut Intake) -> Result<Option<Packets>, PacketError> {
+        Ok(intake.take(&mut |_| Fate::Keep)?.map(|taken| match taken {
+            Taken::Packets(packets) => packets,
+            Taken::Skimmed(_) => panic!("nobody asked for that"),
+        }))
+    }
+
     fn drain(intake: &mut Intake, out: &mut Vec<Bytes>) -> Result<(), PacketError> {
-        while let Some(packets) = intake.take()? {
+        while let Some(packets) = kept(intake)? {
             out.extend(packets);
         }
         Ok(())
+    }
+
+    #[test]
+    fn a_large_packet_that_nobody_needs_is_passed_over_and_never_held() {
+        for length in [LARGE_BYTES, CHUNK_BYTES_MAX - 1, CHUNK_BYTES_MAX, 40 << 20] {
+            // given a large event with its checksum, between two small packets
+            let mut event: Vec<u8> = (0..length - 5).map(|at| at.to_le_bytes()[1]).collect();
+            let computed = crc32fast::hash(&event);
+            event.extend(computed.to_le_bytes());
+            let payload = [&[0][..], &event].concat();
+            let (mut sequence, mut whole) = (1, Vec::new());
+            for payload in [&b"before"[..], &payload, b"after"] {
+                put(payload, &mut sequence, &mut whole);
+            }
+            let budget = Budget::new(1);
+            // whose bound is far below it
+            let mut intake = Intake::new(Vec::new(), budget.clone(), 1 << 10);
+            let (mut seen, mut small, mut room) = (Vec::new(), Vec::new(), 0);
+            let mut rest = &whole[..];
+            while !rest.is_empty() {
+                let space = intake.space();
+                let (now, later) = rest.split_at((space.capacity() - space.len()).min(rest.len()));
+                space.extend_from_slice(now);
+                room = room.max(space.capacity());
+                rest = later;
+                let mut judge = |head: &[u8]| {
+                    assert_eq!(head, &payload[..=HEAD_BYTES]);
+                    Fate::Skim
+                };
+                while let Some(taken) = intake.take(&mut judge).unwrap() {
+                    match taken {
+                        Taken::Packets(packets) => small.extend(packets),
+                        Taken::Skimmed(skimmed) => seen.push(skimmed),
+                    }
+                }
+            }
+            // then the small ones came out, and of the large one its head and its checksum
+            assert_eq!(small, [&b"before"[..], b"after"]);
+            let head = Bytes::copy_from_slice(&event[..HEAD_BYTES]);
+            let length = event.len() as u64;
+            assert_eq!(seen, [Skimmed { head, length, stated: computed, computed }]);
+            assert!(room <= 2 * READ_BYTES && budget.held_bytes() < READ_BYTES, "{room}");
+        }
     }
 
     proptest! {
@@ -215,7 +332,7 @@ mod tests {
         let mut intake = Intake::new(Vec::new(), budget.clone(), 1 << 20);
         put(&[1; 300], &mut 1, intake.space());
         intake.space().reserve(READ_BYTES);
-        let packets = intake.take().unwrap().unwrap();
+        let packets = kept(&mut intake).unwrap().unwrap();
         assert_eq!(budget.held_bytes(), 304);
         drop(packets);
         assert_eq!(budget.held_bytes(), 0);
@@ -226,8 +343,8 @@ mod tests {
         let mut intake = Intake::new(Vec::new(), Budget::new(1), 500);
         put(&[1; 500], &mut 1, intake.space());
         intake.space().extend_from_slice(&[0xf5, 1, 0, 2]);
-        assert_eq!(intake.take().unwrap().unwrap().count(), 1);
-        let error = intake.take().unwrap_err();
+        assert_eq!(kept(&mut intake).unwrap().unwrap().count(), 1);
+        let error = kept(&mut intake).unwrap_err();
         assert_eq!(error, PacketError::TooLarge { bytes: 501, bytes_max: 500 });
     }
 }

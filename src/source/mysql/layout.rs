@@ -24,7 +24,7 @@ use super::cursor::{Cursor, MalformedError};
 use super::gtid::Flavor;
 use super::table_map::{ColumnType, Description, TableMap, lowest_first};
 use super::temporal::Temporal;
-use super::value::{Reading, ReadingError, Scratch, ValueError};
+use super::value::{CatalogType, Reading, ReadingError, Scratch, ValueError};
 use crate::outbox::{Columns, OutboxRow, Role};
 
 /// What becomes of the columns of one outbox table.
@@ -36,6 +36,9 @@ pub(crate) struct Layout {
     fields: Vec<Field>,
     /// Length of `OutboxRow::extra`.
     extra_count: usize,
+    /// Whether the server keeps old rows in it (`WITH SYSTEM VERSIONING`), as far as its names
+    /// say: columns of other names stand in the catalog.
+    keeps_history: bool,
     /// Whether some values must be printed that are about as long as they were.
     prints_documents: bool,
 }
@@ -67,12 +70,23 @@ enum Length {
 }
 
 impl Layout {
-    /// Finds the mapped columns in a table, by their names without regard to case, as the
-    /// servers themselves compare them.
+    /// As [`with_types`](Self::with_types), where the log says all.
+    #[cfg(test)]
     pub(crate) fn new(
         table: &TableMap,
         columns: &Columns,
         flavor: Flavor,
+    ) -> Result<Self, LayoutError> {
+        Self::with_types(table, columns, flavor, &[])
+    }
+
+    /// Finds the mapped columns in a table, by their names without regard to case, as the
+    /// servers themselves compare them. `types` is what the catalog says of some columns, by name.
+    pub(crate) fn with_types(
+        table: &TableMap,
+        columns: &Columns,
+        flavor: Flavor,
+        types: &[(String, CatalogType)],
     ) -> Result<Self, LayoutError> {
         let name = format!("{}.{}", table.schema, table.table);
         if !table.is_full() {
@@ -98,13 +112,24 @@ impl Layout {
         for description in &descriptions {
             let mapped = columns.iter().filter(|column| is_named(description, &column.name));
             let roles: Vec<Role> = mapped.map(|column| column.role).collect();
-            fields.push(Field::new(&name, description, roles, flavor)?);
+            let known = types.iter().find(|(name, _)| is_named(description, name));
+            let known = known.map(|(_, known)| *known);
+            fields.push(Field::new(&name, description, known, roles, flavor)?);
         }
         let prints_documents = fields.iter().any(|field| {
             field.mapped.as_ref().is_some_and(|mapped| mapped.reading.prints_documents())
         });
         let extra_count = extra_length(columns);
-        Ok(Self { table: name.into(), fields, extra_count, prints_documents })
+        let keeps_history = ["row_start", "row_end"]
+            .into_iter()
+            .all(|period| descriptions.iter().any(|description| is_named(description, period)));
+        let table = name.into();
+        Ok(Self { table, fields, extra_count, keeps_history, prints_documents })
+    }
+
+    /// See the field.
+    pub(crate) fn keeps_history(&self) -> bool {
+        self.keeps_history
     }
 
     /// Reads the rows of one WRITE_ROWS event, inflated if it was compressed. `body` begins with
@@ -213,6 +238,7 @@ impl Field {
     fn new(
         table: &str,
         description: &Description<'_>,
+        known: Option<CatalogType>,
         roles: Vec<Role>,
         flavor: Flavor,
     ) -> Result<Self, LayoutError> {
@@ -234,7 +260,7 @@ impl Field {
             type_name,
         };
         let is_id = roles.contains(&Role::Id);
-        let reading = Reading::of(description, is_id).map_err(|error| match error {
+        let reading = Reading::of(description, is_id, known).map_err(|error| match error {
             ReadingError::Unsupported => {
                 unsupported(roles.first().copied().unwrap_or(Role::Payload))
             }

@@ -23,6 +23,7 @@ use zstd::stream::raw::{DParameter, Decoder, InBuffer, Operation, OutBuffer};
 
 use super::cursor::{Cursor, MalformedError};
 use super::event::{EventError, HEADER_LENGTH, Header};
+use super::skim::{HEAD_BYTES, LARGE_BYTES};
 use crate::budget::Budget;
 
 const WHAT: &str = "TRANSACTION_PAYLOAD_EVENT";
@@ -62,6 +63,21 @@ struct Payload {
     is_at_end: bool,
     /// The beginning of an event whose end comes with the next piece.
     carried: Vec<u8>,
+    /// The large event that comes next is to be read whole.
+    is_kept: bool,
+    /// An event that is passed over: its beginning, and how many bytes of it are to come.
+    skim: Option<(Bytes, u64)>,
+}
+
+/// What comes out.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    /// Whole events; none while a large one is passed over.
+    Events(Bytes),
+    /// A large event begins so: [`PayloadReader::judged`] says what becomes of it.
+    Large(Bytes),
+    /// One that was passed over began so.
+    Skimmed(Bytes),
 }
 
 impl fmt::Debug for PayloadReader {
@@ -102,19 +118,35 @@ impl PayloadReader {
         Ok(())
     }
 
-    /// The next piece: one or more whole events. `None`: that was all, and it was complete.
-    pub(crate) fn next(&mut self, budget: &Budget) -> Result<Option<Bytes>, EventError> {
+    /// What becomes of the large event that came last.
+    pub(crate) fn judged(&mut self, is_skimmed: bool) {
+        let Some(payload) = &mut self.open else { return };
+        payload.is_kept = !is_skimmed;
+        if is_skimmed && let Ok(header) = Header::parse(&payload.carried) {
+            let carried = std::mem::take(&mut payload.carried);
+            let rest = u64::from(header.length).saturating_sub(carried.len() as u64);
+            let head = carried.get(..HEAD_BYTES.min(carried.len())).unwrap_or_default();
+            payload.skim = Some((Bytes::copy_from_slice(head), rest));
+        }
+    }
+
+    /// The next piece. `None`: that was all, and it was complete.
+    pub(crate) fn next(&mut self, budget: &Budget) -> Result<Option<Piece>, EventError> {
         let Some(payload) = &mut self.open else { return Ok(None) };
+        if payload.skim.is_some() {
+            return payload.pass_over(&mut self.zstd).map(Some);
+        }
+        let length_max = self.bounds.event_bytes_max;
         let mut piece = mem::take(&mut payload.carried);
         let mut target = piece.len().saturating_add(PIECE_LENGTH);
         loop {
             payload.fill(&mut self.zstd, &mut piece, target)?;
-            let length_max = self.bounds.event_bytes_max;
-            let (whole, wanted) = whole_events(&piece, length_max)?;
+            let (whole, wanted) = whole_events(&piece)?;
             if whole > 0 {
+                payload.is_kept = false;
                 payload.carried = piece.get(whole..).unwrap_or_default().to_vec();
                 piece.truncate(whole);
-                return Ok(Some(budget.hold(piece)));
+                return Ok(Some(Piece::Events(budget.hold(piece))));
             }
             if payload.is_at_end {
                 let is_complete = piece.is_empty() && payload.inflated == payload.stated;
@@ -122,7 +154,17 @@ impl PayloadReader {
                 self.open = None;
                 return if is_complete { Ok(None) } else { Err(broken) };
             }
-            // An event that is longer than a piece.
+            // An event that is longer than a piece: is it needed?
+            if wanted > LARGE_BYTES.min(length_max) && !payload.is_kept {
+                let head = piece.get(..HEAD_BYTES.min(piece.len())).unwrap_or_default();
+                let head = Bytes::copy_from_slice(head);
+                payload.carried = piece;
+                return Ok(Some(Piece::Large(head)));
+            }
+            if wanted > length_max {
+                let what = "event inside TRANSACTION_PAYLOAD_EVENT";
+                return Err(EventError::TooLarge { what, length: wanted as u64, length_max });
+            }
             target = wanted;
         }
     }
@@ -143,21 +185,16 @@ fn prepare(zstd: &mut Option<Decoder<'static>>) -> std::io::Result<()> {
 
 /// How many bytes at the beginning are whole events, and up to where the first one reaches that
 /// is not.
-fn whole_events(bytes: &[u8], length_max: usize) -> Result<(usize, usize), EventError> {
+fn whole_events(bytes: &[u8]) -> Result<(usize, usize), EventError> {
     let mut whole: usize = 0;
     while let Some(rest) = bytes.get(whole..).filter(|rest| rest.len() >= HEADER_LENGTH) {
         let header = Header::parse(rest)?;
-        let stated = u64::from(header.length);
-        let length = usize::try_from(header.length).ok().filter(|length| *length <= length_max);
-        let Some(length) = length else {
-            let what = "event inside TRANSACTION_PAYLOAD_EVENT";
-            return Err(EventError::TooLarge { what, length: stated, length_max });
-        };
+        let length = usize::try_from(header.length).unwrap_or(usize::MAX);
         if length < HEADER_LENGTH {
             return Err(MalformedError { what: WHAT, at: whole }.into());
         }
         if length > rest.len() {
-            return Ok((whole, whole + length));
+            return Ok((whole, whole.saturating_add(length)));
         }
         whole += length;
     }
@@ -211,7 +248,29 @@ impl Payload {
             inflated: 0,
             is_at_end: false,
             carried: Vec::new(),
+            is_kept: false,
+            skim: None,
         })
+    }
+
+    /// Inflates more of an event that is passed over.
+    fn pass_over(&mut self, zstd: &mut Option<Decoder<'static>>) -> Result<Piece, EventError> {
+        let Some((head, rest)) = self.skim.take() else { return Ok(Piece::Events(Bytes::new())) };
+        let wanted = usize::try_from(rest).unwrap_or(usize::MAX).min(PIECE_LENGTH);
+        let mut piece = Vec::new();
+        self.fill(zstd, &mut piece, wanted)?;
+        // Room may be more than was asked for.
+        let taken = usize::try_from(rest).unwrap_or(usize::MAX).min(piece.len());
+        self.carried = piece.split_off(taken);
+        let rest = rest - taken as u64;
+        if rest == 0 {
+            return Ok(Piece::Skimmed(head));
+        }
+        if taken == 0 {
+            return Err(self.broken());
+        }
+        self.skim = Some((head, rest));
+        Ok(Piece::Events(Bytes::new()))
     }
 
     fn broken(&self) -> EventError {

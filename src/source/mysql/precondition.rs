@@ -9,6 +9,7 @@ mod table;
 
 pub(crate) use position::judge_place;
 pub use position::{PositionFacts, judge_position};
+pub(crate) use table::judge_kind;
 pub use table::judge_table;
 
 use super::gtid::Flavor;
@@ -41,6 +42,7 @@ pub fn judge_server(server: &ServerState) -> Vec<Finding> {
     findings.push(judge_metadata(server));
     findings.push(judge_checksum(server));
     findings.push(judge_gtid(server));
+    findings.extend(judge_galera(server));
     findings.push(judge_sync(server));
     findings.push(judge_retention(server));
     findings.push(judge_packet(server));
@@ -150,6 +152,34 @@ fn judge_gtid(server: &ServerState) -> Finding {
             let detail = "it is OFF: numbers within a domain may come out of order, and a replica \
                           may differ from its primary unnoticed";
             Finding::warn(NAME, detail, set_global(server, NAME, "ON"))
+        }
+    }
+}
+
+/// On a cluster of Galera each node writes a binlog of its own, and the relay may go on at any of
+/// them.
+fn judge_galera(server: &ServerState) -> Option<Finding> {
+    const NAME: &str = "wsrep_gtid_mode";
+    let galera = server.galera?;
+    if !server.logs_replicated {
+        let detail = "the server is a node of a Galera cluster, and what is written on other nodes \
+                      is not in its binlog: log_slave_updates is OFF";
+        let fix = "log_slave_updates = ON in [mysqld] of the configuration of every node, and a \
+                   restart of each";
+        return Some(Finding::fail("log_slave_updates", detail, fix));
+    }
+    match galera.gtid_mode {
+        // Galera for MySQL names transactions alike on all nodes.
+        None => None,
+        Some(true) => Some(Finding::ok(NAME, "ON")),
+        Some(false) => {
+            let detail = "it is OFF on a node of a Galera cluster: each node counts transactions \
+                          for itself, so that a relay that goes on at another node leaves rows out \
+                          in silence";
+            let fix = "wsrep_gtid_mode = ON and one and the same wsrep_gtid_domain_id in [mysqld] \
+                       of the configuration of every node, with a gtid_domain_id of its own for \
+                       each, and a restart of all of them";
+            Some(Finding::fail(NAME, detail, fix))
         }
     }
 }

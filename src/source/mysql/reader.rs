@@ -20,6 +20,7 @@ use super::decoder::Decoded;
 use super::dump::Sent;
 use super::error::MySqlError;
 use super::initial::Initial;
+use super::intake::Taken;
 use super::resume::{MySqlPosition, Place, Resume};
 use super::session::{Begin, Session, Start};
 use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
@@ -364,13 +365,23 @@ impl Reader {
         session: &mut Session,
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), End> {
-        while let Some(packets) = session.stream.take().map_err(|error| session.ended(error))? {
+        while let Some(taken) = session.take()? {
+            let packets = match taken {
+                Taken::Packets(packets) => packets,
+                Taken::Skimmed(skimmed) => {
+                    session.pass_over(&skimmed, decoded)?;
+                    continue;
+                }
+            };
             for payload in packets {
                 let event = match Sent::of(payload).map_err(|error| session.ended(error))? {
                     Sent::Event(event) => event,
                     Sent::End => return Err(session.closed().into()),
                 };
                 session.event(event, decoded)?;
+                if session.is_concerned() {
+                    self.look(session).await?;
+                }
                 while session.decoder.has_more() {
                     if decoded.len() >= BATCH_MAX {
                         self.hand_over(session, decoded).await?;
@@ -384,6 +395,21 @@ impl Reader {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Asks the catalog for what the log cannot tell, before anything more goes over.
+    async fn look(&mut self, session: &mut Session) -> Result<(), End> {
+        let start = Start {
+            info: &self.info,
+            settings: &self.settings,
+            outbox: &self.outbox,
+            budget: &self.budget,
+        };
+        let looking = tokio::time::timeout(OPEN_MAX, start.look());
+        let found = Self::unless_over(&mut self.commands, &mut self.holding, looking).await?;
+        let found = found.map_err(|_| MySqlError::Unanswered { after: OPEN_MAX })?;
+        session.looked(found?.as_ref());
         Ok(())
     }
 

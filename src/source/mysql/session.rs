@@ -17,20 +17,23 @@ use super::cluster;
 use super::connect::connect;
 use super::connection::WireError;
 use super::conninfo::ConnInfo;
-use super::decoder::{Decoded, Decoder, DecoderSettings};
+use super::decoder::{DecodeError, Decoded, Decoder, DecoderSettings, Undecodable};
 use super::dump::{BinlogStream, StreamLimits, StreamSettings, WRITE_TIMEOUT};
 use super::error::MySqlError;
-use super::event::kind;
 use super::gtid::{Flavor, GtidSet};
 use super::initial::Initial;
 use super::inspect::{self, LogState, PlaceState, ServerState, TableState};
+use super::intake::Taken;
 use super::precondition::{
     judge_grants, judge_log, judge_place, judge_read_only, judge_server, judge_table,
 };
 use super::resume::Place;
+use super::skim::{Fate, Skimmed};
 use super::snapshot;
 use super::sql::sql_connect;
 use super::store::StoredPosition;
+use super::watch::{Watch, catalog_types};
+use super::wire::OK;
 use crate::budget::Budget;
 use crate::config::{self, MySqlSettings, OutboxSettings};
 use crate::source::finding::{Finding, Standing};
@@ -78,9 +81,9 @@ pub(crate) struct Session {
     pub(crate) initial: Option<Initial>,
     /// Whether the position is kept by GTIDs; else by file and position.
     by_gtids: bool,
+    pub(super) watch: Watch,
     name: String,
     server_id: u32,
-    row_bytes_max: usize,
     received_bytes: usize,
     /// Whether the warning of [`Session::warn`] was given.
     warned: bool,
@@ -135,9 +138,9 @@ impl Start<'_> {
             place,
             server_uuid,
             initial,
+            watch: Watch::default(),
             name: self.settings.name.clone(),
             server_id: self.settings.server_id(),
-            row_bytes_max: self.settings.row_bytes_max,
             received_bytes: 0,
             warned: false,
         })
@@ -302,13 +305,53 @@ impl Start<'_> {
             server_uuid,
             event_bytes_max: self.settings.row_bytes_max.saturating_add(EVENT_OVERHEAD_BYTES),
             payload_bytes_max: self.settings.payload_bytes_max,
-            held_bytes_max: self.budget.bytes_max() / 2,
+            held_bytes_max: self.settings.held_bytes_max,
+            skipped: self.settings.skip_transactions.clone(),
+            types: catalog_types(table),
             budget: self.budget.clone(),
         }
     }
 }
 
 impl Session {
+    /// What has come; to be asked until there is nothing. Large events that are not the outbox's
+    /// are passed over.
+    ///
+    /// # Errors
+    /// A packet or a row above its bound, or a connection that is of no more use.
+    pub(crate) fn take(&mut self) -> Result<Option<Taken>, MySqlError> {
+        let (decoder, mut refused) = (&self.decoder, None);
+        let taken = self.stream.take_judged(&mut |payload| {
+            let Some((&OK, head)) = payload.split_first() else { return Fate::Keep };
+            match decoder.skims(head) {
+                Ok(true) => Fate::Skim,
+                Ok(false) => Fate::Keep,
+                Err(error) => {
+                    refused = Some(error);
+                    Fate::Keep
+                }
+            }
+        });
+        match refused {
+            Some(error) => Err(self.undecodable(error)),
+            None => taken.map_err(|error| self.ended(error)),
+        }
+    }
+
+    /// An event that was passed over.
+    ///
+    /// # Errors
+    /// Its bytes are damaged.
+    pub(crate) fn pass_over(
+        &mut self,
+        skimmed: &Skimmed,
+        decoded: &mut Vec<Decoded>,
+    ) -> Result<(), MySqlError> {
+        self.received_bytes += usize::try_from(skimmed.length).unwrap_or(usize::MAX);
+        let result = self.decoder.pass_over(skimmed, decoded);
+        result.map_err(|source| self.undecodable(source))
+    }
+
     /// Decodes one event.
     ///
     /// # Errors
@@ -319,11 +362,6 @@ impl Session {
         decoded: &mut Vec<Decoded>,
     ) -> Result<(), MySqlError> {
         self.received_bytes += event.len();
-        // The framing lets compressed transactions pass, which may be larger.
-        let bytes_max = self.row_bytes_max;
-        if event.len() > bytes_max + EVENT_OVERHEAD_BYTES && !is_payload(&event) {
-            return Err(MySqlError::RowTooLarge { bytes: event.len(), bytes_max });
-        }
         let result = self.decoder.event(&event, decoded);
         result.map_err(|source| self.undecodable(source))
     }
@@ -337,11 +375,12 @@ impl Session {
         result.map_err(|source| self.undecodable(source))
     }
 
-    fn undecodable(&self, source: super::decoder::DecodeError) -> MySqlError {
+    fn undecodable(&self, error: DecodeError) -> MySqlError {
+        let source = Box::new(Undecodable::new(error, self.decoder.transaction()));
         MySqlError::Decode { place: self.at(), source }
     }
 
-    fn at(&self) -> String {
+    pub(super) fn at(&self) -> String {
         format!("{}:{}", self.decoder.file(), self.decoder.position())
     }
 
@@ -405,9 +444,9 @@ impl Session {
             server_uuid: String::new(),
             initial: None,
             by_gtids: true,
+            watch: Watch::off(),
             name: "walpost".into(),
             server_id: 1,
-            row_bytes_max: 1 << 20,
             received_bytes: 0,
             warned: false,
         }
@@ -444,11 +483,6 @@ fn by_gtids(place: &Place, has_gtids: bool) -> bool {
     has_gtids && (is_mariadb || !place.gtids.is_empty() || place.file.is_empty())
 }
 
-/// Whether an event is a compressed transaction, by the type in its header.
-fn is_payload(event: &[u8]) -> bool {
-    event.get(4) == Some(&kind::TRANSACTION_PAYLOAD_EVENT)
-}
-
 fn flavor_word(flavor: Flavor) -> &'static str {
     match flavor {
         Flavor::MySql => "mysql",
@@ -465,7 +499,7 @@ fn must_be_allowed(findings: impl IntoIterator<Item = Finding>) -> Result<(), My
 }
 
 /// The first failed finding is an error.
-fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlError> {
+pub(super) fn must_hold(findings: impl IntoIterator<Item = Finding>) -> Result<(), MySqlError> {
     for finding in findings {
         match finding.standing {
             Standing::Fail => return Err(MySqlError::Precondition(finding)),

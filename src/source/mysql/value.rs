@@ -7,7 +7,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use super::charset::{self, Charset};
+use super::charset::{self, Charset, Legacy};
 use super::decimal::{DecimalError, Shape};
 use super::float::{self, FloatError};
 use super::jsonb::{self, JsonbError};
@@ -21,12 +21,17 @@ pub(crate) enum Reading {
     /// As they are: text in UTF-8, and the bytes of VARBINARY and BLOB.
     Plain,
     Latin1,
+    /// Of another character set.
+    Legacy(Legacy),
     /// BINARY(n), of which the log leaves the zeros at the end out.
     Padded {
         length: usize,
     },
     /// BINARY(16) as an id, and MariaDB's UUID, which the log does not tell from it.
     Uuid,
+    /// MariaDB's INET4, of which the zeros at the end are left out too.
+    Inet4,
+    Inet6,
     /// Little-endian two's complement of 1, 2, 3, 4 or 8 bytes.
     Signed,
     Unsigned,
@@ -42,6 +47,17 @@ pub(crate) enum Reading {
     Set(Vec<Bytes>),
     /// MySQL's binary JSON.
     Json,
+}
+
+/// What the catalog says of a column that is BINARY to the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CatalogType {
+    /// MariaDB's UUID: sixteen bytes in the order of its text.
+    Uuid,
+    /// MariaDB's INET4: four bytes.
+    Inet4,
+    /// MariaDB's INET6: sixteen bytes.
+    Inet6,
 }
 
 /// A column that cannot be read.
@@ -91,8 +107,13 @@ const fn malformed(type_name: &'static str) -> ValueError {
 }
 
 impl Reading {
-    /// Decides how a column is read; `is_id` prints BINARY(16) as a UUID.
-    pub(crate) fn of(column: &Description<'_>, is_id: bool) -> Result<Self, ReadingError> {
+    /// Decides how a column is read; `is_id` prints BINARY(16) as a UUID, `known` is what the
+    /// catalog says of it.
+    pub(crate) fn of(
+        column: &Description<'_>,
+        is_id: bool,
+        known: Option<CatalogType>,
+    ) -> Result<Self, ReadingError> {
         Ok(match column.column_type {
             ColumnType::TinyInt
             | ColumnType::SmallInt
@@ -111,8 +132,7 @@ impl Reading {
             ColumnType::Enum { .. } => Reading::Enum(labels(column)?),
             ColumnType::Set { .. } => Reading::Set(labels(column)?),
             ColumnType::Char { length } => match charset(column)? {
-                Charset::Binary if length == 16 && is_id => Reading::Uuid,
-                Charset::Binary => Reading::Padded { length: usize::from(length) },
+                Charset::Binary => Reading::of_binary(length, is_id, known),
                 other => Reading::of_text(other),
             },
             ColumnType::Varchar { .. } | ColumnType::Blob { .. } => {
@@ -126,9 +146,21 @@ impl Reading {
         })
     }
 
+    /// The catalog is of today: where the length is another one, the column was another one too.
+    fn of_binary(length: u16, is_id: bool, known: Option<CatalogType>) -> Self {
+        match (known, length) {
+            (Some(CatalogType::Inet6), 16) => Reading::Inet6,
+            (Some(CatalogType::Inet4), 4) => Reading::Inet4,
+            (Some(CatalogType::Uuid), 16) => Reading::Uuid,
+            (_, 16) if is_id => Reading::Uuid,
+            _ => Reading::Padded { length: usize::from(length) },
+        }
+    }
+
     fn of_text(charset: Charset) -> Self {
         match charset {
             Charset::Latin1 => Reading::Latin1,
+            Charset::Legacy(set) => Reading::Legacy(set),
             Charset::Binary | Charset::Utf8 | Charset::Other(_) => Reading::Plain,
         }
     }
@@ -139,7 +171,10 @@ impl Reading {
             Role::CreatedAt => {
                 matches!(self, Reading::Temporal(temporal) if temporal.is_moment())
             }
-            Role::Headers => matches!(self, Reading::Plain | Reading::Latin1 | Reading::Json),
+            Role::Headers => matches!(
+                self,
+                Reading::Plain | Reading::Latin1 | Reading::Legacy(_) | Reading::Json
+            ),
             Role::Id
             | Role::AggregateType
             | Role::AggregateId
@@ -152,7 +187,7 @@ impl Reading {
 
     /// Whether printed values are about as long as they were, instead of short.
     pub(crate) fn prints_documents(&self) -> bool {
-        matches!(self, Reading::Json | Reading::Latin1)
+        matches!(self, Reading::Json | Reading::Latin1 | Reading::Legacy(_))
     }
 
     /// Canonical text (of binary types their bytes). `event` is what `bytes` borrows from: the
@@ -167,6 +202,9 @@ impl Reading {
             Reading::Plain => Ok(event.slice_ref(bytes)),
             Reading::Enum(labels) => enum_label(bytes, labels),
             Reading::Latin1 if bytes.is_ascii() => Ok(event.slice_ref(bytes)),
+            Reading::Legacy(set) if set.has_ascii() && bytes.is_ascii() => {
+                Ok(event.slice_ref(bytes))
+            }
             Reading::Padded { length } if bytes.len() == *length => Ok(event.slice_ref(bytes)),
             _ => scratch.print(|out| self.print(bytes, out)),
         }
@@ -176,12 +214,18 @@ impl Reading {
         match self {
             Reading::Plain => out.put_slice(bytes),
             Reading::Latin1 => charset::print_latin1(bytes, out),
+            Reading::Legacy(set) => set.print(bytes, out),
             Reading::Padded { length } => {
                 let missing = length.checked_sub(bytes.len()).ok_or(malformed("BINARY"))?;
                 out.put_slice(bytes);
                 out.put_bytes(0, missing);
             }
             Reading::Uuid => print_uuid(bytes, out)?,
+            Reading::Inet4 => {
+                let address: [u8; 4] = padded(bytes, "INET4")?;
+                out.put_slice(std::net::Ipv4Addr::from(address).to_string().as_bytes());
+            }
+            Reading::Inet6 => print_inet6(padded(bytes, "INET6")?, out),
             Reading::Signed => print_signed(bytes, out)?,
             Reading::Unsigned => print_unsigned(bytes, out)?,
             Reading::Float => {
@@ -233,6 +277,7 @@ fn labels(column: &Description<'_>) -> Result<Vec<Bytes>, ReadingError> {
         let mut text = BytesMut::new();
         match charset {
             Charset::Latin1 => charset::print_latin1(label, &mut text),
+            Charset::Legacy(set) => set.print(label, &mut text),
             Charset::Binary | Charset::Utf8 | Charset::Other(_) => text.put_slice(label),
         }
         labels.push(text.freeze());
@@ -267,13 +312,54 @@ fn print_set(bytes: &[u8], labels: &[Bytes], out: &mut BytesMut) -> Result<(), V
 
 /// 32 digits and four hyphens; zeros at the end were left out.
 fn print_uuid(bytes: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {
-    let mut padded = [0; 16];
-    let room = padded.get_mut(..bytes.len()).ok_or(malformed("UUID"))?;
-    room.copy_from_slice(bytes);
     let mut buffer = uuid::Uuid::encode_buffer();
-    let text = uuid::Uuid::from_bytes(padded).hyphenated().encode_lower(&mut buffer);
+    let text =
+        uuid::Uuid::from_bytes(padded(bytes, "UUID")?).hyphenated().encode_lower(&mut buffer);
     out.put_slice(text.as_bytes());
     Ok(())
+}
+
+/// With the zeros that were left out at its end.
+fn padded<const LENGTH: usize>(
+    bytes: &[u8],
+    type_name: &'static str,
+) -> Result<[u8; LENGTH], ValueError> {
+    let mut padded = [0; LENGTH];
+    padded.get_mut(..bytes.len()).ok_or(malformed(type_name))?.copy_from_slice(bytes);
+    Ok(padded)
+}
+
+/// As MariaDB writes it (`Inet6::to_string` in `plugin/type_inet/sql_type_inet.cc`): a single word
+/// of zeros is left out too, and an IPv4 address inside is written as one.
+fn print_inet6(address: [u8; 16], out: &mut BytesMut) {
+    let words = std::net::Ipv6Addr::from(address).segments();
+    let (mut gap, mut run) = ((0, 0), 0);
+    for (index, word) in words.iter().enumerate() {
+        run = if *word == 0 { run + 1 } else { 0 };
+        if run > gap.1 {
+            gap = (index + 1 - run, run);
+        }
+    }
+    let (first, length) = gap;
+    let is_gap = |index: usize| length > 0 && (first..first + length).contains(&index);
+    let [.., sixth, _, _] = words;
+    let has_ipv4 = first == 0 && (length == 6 || length == 5 && sixth == 0xFFFF);
+    for (index, word) in words.iter().enumerate() {
+        if is_gap(index) {
+            if index == first {
+                out.put_slice(if index == 0 { b"::" } else { b":" });
+            }
+        } else if index == 6 && has_ipv4 {
+            let [.., a, b, c, d] = address;
+            let address = std::net::Ipv4Addr::from([a, b, c, d]);
+            return out.put_slice(address.to_string().as_bytes());
+        } else {
+            out.put_slice(format!("{word:x}").as_bytes());
+            if index < 7 {
+                out.put_u8(b':');
+            }
+        }
+    }
 }
 
 fn print_signed(bytes: &[u8], out: &mut BytesMut) -> Result<(), ValueError> {

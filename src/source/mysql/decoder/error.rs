@@ -1,5 +1,6 @@
 //! Why an event could not become part of a transaction.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::source::mysql::cursor::MalformedError;
@@ -58,7 +59,7 @@ pub enum DecodeError {
     #[error(
         "a statement on table {table} was logged as text before {file}:{position}, so its rows \
          cannot be published; set binlog_format=ROW for every session that writes (globally, and \
-         not only for new connections), publish these rows another way, and move the position"
+         not only for new connections)"
     )]
     StatementFormat {
         /// Schema and name.
@@ -68,19 +69,108 @@ pub enum DecodeError {
         /// Its end.
         position: u64,
     },
-    /// Rows that an XA ROLLBACK may still take back.
+    /// Rows of an XA transaction that was committed in two phases.
     #[error(
-        "rows of table {table} in a two-phase XA transaction before {file}:{position}: whether \
-         they were committed stands elsewhere in the log, which walpost does not follow; write to \
-         the outbox in ordinary transactions"
+        "{rows} rows of table {table} were prepared in a two-phase XA transaction before \
+         {file}:{position}, and XA COMMIT committed them later in the log: walpost publishes no \
+         such rows, since others were committed in between; write to the outbox in ordinary \
+         transactions"
     )]
     Xa {
+        /// Schema and name.
+        table: String,
+        /// What names the transaction that holds the rows.
+        transaction: String,
+        /// How many there are.
+        rows: u32,
+        /// The file.
+        file: Arc<str>,
+        /// Its end.
+        position: u64,
+    },
+    /// An XA transaction that stays prepared.
+    #[error(
+        "an XA transaction with rows of the outbox was prepared before {file}:{position}, and so \
+         much followed in the log that walpost waits no longer for its end: end it (XA RECOVER, \
+         then XA ROLLBACK), and restart walpost"
+    )]
+    XaOpen {
+        /// What names the transaction that holds the rows.
+        transaction: String,
+        /// The file.
+        file: Arc<str>,
+        /// Its end.
+        position: u64,
+    },
+    /// A table without its name for too long.
+    #[error(
+        "the outbox was renamed to {to} before {file}:{position}, and so much followed in the log \
+         that walpost waits no longer for a table of its old name: rename it back; or set \
+         source.table to {to}, and restart walpost"
+    )]
+    Renamed {
+        /// Schema and name that it has now.
+        to: String,
+        /// The file.
+        file: Arc<str>,
+        /// End of the statement.
+        position: u64,
+    },
+    /// Rows of the outbox under the name that it was given.
+    #[error(
+        "rows were inserted before {file}:{position} into {to}, which table {table} had been \
+         renamed to: they are not rows of {table}, and were not published. If the new name is to \
+         stay, set source.table to {to} and restart walpost, which then publishes them"
+    )]
+    RenamedRows {
+        /// Schema and name of the outbox.
+        table: String,
+        /// What it was renamed to.
+        to: String,
+        /// The file.
+        file: Arc<str>,
+        /// Their end.
+        position: u64,
+    },
+    /// A statement that may rename the outbox.
+    #[error(
+        "a statement before {file}:{position} may rename table {table}, and cannot be read for \
+         certain: compare it with SHOW BINLOG EVENTS"
+    )]
+    UnclearRename {
         /// Schema and name.
         table: String,
         /// The file.
         file: Arc<str>,
         /// Its end.
         position: u64,
+    },
+    /// Rows that a versioned table keeps of those that were changed.
+    #[error(
+        "table {table} was WITH SYSTEM VERSIONING before {file}:{position}: an UPDATE or DELETE \
+         leaves the old row behind as one more insert, which is no event; ALTER TABLE {table} DROP \
+         SYSTEM VERSIONING"
+    )]
+    Versioned {
+        /// Schema and name.
+        table: String,
+        /// The file.
+        file: Arc<str>,
+        /// Its end.
+        position: u64,
+    },
+    /// A row of the outbox above the bound.
+    #[error(
+        "a row of {bytes} bytes in table {table} is above source.row_bytes_max ({bytes_max} with \
+         what is around a row): raise it to at least {bytes} and restart walpost"
+    )]
+    RowTooLarge {
+        /// Schema and name.
+        table: String,
+        /// Of the event that holds it.
+        bytes: u64,
+        /// The bound.
+        bytes_max: usize,
     },
     /// A rollback of what may have been published.
     #[error(
@@ -100,8 +190,8 @@ pub enum DecodeError {
     /// Too much to hold back.
     #[error(
         "a transaction with a SAVEPOINT, or an XA one, has more than {bytes_max} bytes of outbox \
-         rows, which must be held until its end: raise relay.bytes_max, of which this is the half, \
-         and restart walpost; or write fewer rows after a SAVEPOINT"
+         rows, which must be held in memory until its end: raise source.held_bytes_max, which is \
+         {bytes_max}, and restart walpost; or write fewer rows after a SAVEPOINT"
     )]
     HeldTooMuch {
         /// The bound.
@@ -137,6 +227,35 @@ pub enum DecodeError {
 }
 
 impl DecodeError {
+    /// Whether it is about rows of the outbox in one transaction, so that the others can be read
+    /// without it.
+    fn is_of_transaction(&self) -> bool {
+        match self {
+            Self::Layout(_)
+            | Self::Row(_)
+            | Self::StatementFormat { .. }
+            | Self::Xa { .. }
+            | Self::XaOpen { .. }
+            | Self::RenamedRows { .. }
+            | Self::UnclearRename { .. }
+            | Self::Versioned { .. }
+            | Self::Savepoint { .. }
+            | Self::RowTooLarge { .. }
+            | Self::HeldTooMuch { .. } => true,
+            Self::Event(_)
+            | Self::UnknownEvent { .. }
+            | Self::Order { .. }
+            | Self::Unended { .. }
+            | Self::UnknownTable { .. }
+            | Self::Renamed { .. }
+            | Self::RolledBack { .. }
+            | Self::TooManyRows
+            | Self::TooManyTables
+            | Self::Incident { .. }
+            | Self::Unnameable { .. } => false,
+        }
+    }
+
     /// Whether bytes were damaged: on the way, where another attempt helps, or on the server's
     /// disk, where none does.
     pub fn is_damage(&self) -> bool {
@@ -149,3 +268,42 @@ impl From<MalformedError> for DecodeError {
         DecodeError::Event(error.into())
     }
 }
+
+/// An error with the way past it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Undecodable {
+    /// What is wrong.
+    pub error: DecodeError,
+    /// What names the transaction that it is about, where the others can be read without it.
+    pub transaction: Option<String>,
+}
+
+impl Undecodable {
+    /// `open` names the transaction that was open.
+    pub(crate) fn new(error: DecodeError, open: Option<String>) -> Self {
+        let transaction = match &error {
+            DecodeError::Xa { transaction, .. } | DecodeError::XaOpen { transaction, .. } => {
+                Some(transaction.clone())
+            }
+            error if error.is_of_transaction() => open,
+            _ => None,
+        };
+        Self { error, transaction }
+    }
+}
+
+impl fmt::Display for Undecodable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.error)?;
+        match &self.transaction {
+            Some(transaction) => write!(
+                formatter,
+                ". To go on without the rows of this transaction, publish them by hand, set \
+                 source.skip_transactions = \"{transaction}\", and restart walpost"
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Undecodable {}

@@ -3,12 +3,15 @@
 //! Owns how long they wait. A small transaction is held until its end, so that one which is
 //! rolled back in the log leaves nothing behind; a large one streams, since that happens only
 //! where tables of two kinds of engine were changed in one transaction. After a SAVEPOINT, and in
-//! an XA transaction, more may come that takes rows back: then all is held, up to a bound.
+//! an XA transaction, more may come that takes rows back: then all is held, up to a bound of its
+//! own, and what is much of it in memory of its own.
 //!
 //! ```text
 //! ordinals:  0 … handed over … | … held …
 //!                                 ▲ savepoint: how many rows were before it
 //! ```
+
+use bytes::Bytes;
 
 use super::{DecodeError, Decoded};
 use crate::budget::Budget;
@@ -129,6 +132,15 @@ impl Held {
         if self.is_holding {
             if self.bytes > self.bytes_max {
                 return Err(DecodeError::HeldTooMuch { bytes_max: self.bytes_max });
+            }
+            if self.bytes > BYTES_HELD_MAX {
+                // Out of the buffers that the relay's bound counts: it would read no further, and
+                // the end of this transaction would never come.
+                for row in self.rows.iter_mut().skip(self.copied) {
+                    row.copy_out(Bytes::from);
+                }
+                self.copied = self.rows.len();
+                self.passed = 0;
             }
         } else if self.rows.len() > ROWS_HELD_MAX || self.bytes > BYTES_HELD_MAX {
             self.hand_over_all(out);

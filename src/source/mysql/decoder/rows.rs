@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::tables::Known;
-use super::transaction::{Phase, Xa};
+use super::transaction::Phase;
 use super::{DecodeError, Decoded, Decoder};
 use crate::identity::RowIdentity;
 use crate::outbox::OutboxRow;
@@ -14,21 +14,21 @@ use crate::source::mysql::event::{Event, EventError, kind};
 
 /// What happened to rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Change {
+pub(super) enum Change {
     Write,
     Update,
     Delete,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct RowsKind {
-    change: Change,
-    version: RowsVersion,
+pub(super) struct RowsKind {
+    pub(super) change: Change,
+    pub(super) version: RowsVersion,
     is_compressed: bool,
 }
 
 impl RowsKind {
-    fn of(event: u8) -> Self {
+    pub(super) fn of(event: u8) -> Self {
         use RowsVersion::{One, Two};
         let (change, version, is_compressed) = match event {
             kind::WRITE_ROWS_EVENT_V1 => (Change::Write, One, false),
@@ -61,11 +61,23 @@ impl Decoder {
         if let Some(table) = head.table {
             let known = self.tables.find(table)?.clone();
             self.mark(&known);
+            let is_skipped = self.open.as_ref().is_some_and(|open| open.is_skipped);
             match (known, change) {
+                (Known::Outbox(_) | Known::Renamed, Change::Write) if is_skipped => {
+                    self.ignored.skipped += 1;
+                }
+                (Known::Renamed, Change::Write) => return Err(self.renamed_rows()),
+                (Known::Renamed, Change::Update | Change::Delete) => self.ignored.foreign += 1,
                 (Known::Position, _) => {}
                 (Known::Foreign, _) => self.ignored.foreign += 1,
-                (Known::Outbox(_), Change::Update) => self.ignored.updates += 1,
-                (Known::Outbox(_), Change::Delete) => self.ignored.deletes += 1,
+                (Known::Outbox(_), Change::Update) => {
+                    self.ignored.updates += 1;
+                    self.tables.changed();
+                }
+                (Known::Outbox(_), Change::Delete) => {
+                    self.ignored.deletes += 1;
+                    self.tables.changed();
+                }
                 (Known::Outbox(map), Change::Write) => {
                     let body = event.body.slice(head.length..);
                     let body = if is_compressed { self.inflated(&body)? } else { body };
@@ -84,7 +96,7 @@ impl Decoder {
         if let Some(open) = &mut self.open {
             match known {
                 Known::Position => open.changed_own = true,
-                Known::Foreign | Known::Outbox(_) => open.changed_others = true,
+                Known::Foreign | Known::Renamed | Known::Outbox(_) => open.changed_others = true,
             }
         }
     }
@@ -99,7 +111,11 @@ impl Decoder {
         let head = body.len() - cursor.remaining();
         let (head, compressed) = body.split_at_checked(head).unwrap_or_default();
         let mut whole = head.to_vec();
-        inflate(compressed, &mut whole, self.settings.event_bytes_max, WHAT)?;
+        let bytes_max = self.settings.event_bytes_max;
+        inflate(compressed, &mut whole, bytes_max, WHAT).or_else(|error| match error {
+            EventError::TooLarge { length, .. } => self.check_length(length, bytes_max),
+            error => Err(error.into()),
+        })?;
         Ok(self.settings.budget.hold(whole))
     }
 
@@ -111,13 +127,15 @@ impl Decoder {
         out: &mut Vec<Decoded>,
     ) -> Result<(), DecodeError> {
         let Some(open) = &self.open else { return Ok(()) };
-        if open.xa == Xa::WillPrepare {
-            return Err(self.refused_xa());
-        }
+        self.check_length(event_bytes.into(), self.settings.event_bytes_max)?;
         let (log, transaction) = (open.log, open.number);
         let (fingerprint, adds_rows) = (open.fingerprint, open.adds_rows);
         let committed_at_micros = open.committed_at_micros;
-        let layout = self.tables.layout(map, &self.settings.columns, self.settings.flavor)?;
+        let has_changed = self.tables.has_changed();
+        let layout = self.tables.layout(map, &self.settings)?;
+        if has_changed && layout.keeps_history() {
+            return Err(self.versioned());
+        }
         let mut ordinal = self.held.count();
         let mut next = || {
             let identity = RowIdentity { log, transaction, ordinal, fingerprint };

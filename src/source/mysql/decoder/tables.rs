@@ -7,8 +7,6 @@ use bytes::Bytes;
 
 use super::{DecodeError, DecoderSettings};
 use crate::config::POSITION_TABLE;
-use crate::outbox::Columns;
-use crate::source::mysql::gtid::Flavor;
 use crate::source::mysql::layout::Layout;
 use crate::source::mysql::table_map::{TableMap, TableName};
 
@@ -22,6 +20,8 @@ pub(super) struct Tables {
     outbox: (String, String),
     /// By table id; few, so that a search from the end is fastest.
     announced: Vec<(u64, Known)>,
+    /// Whether the statement changed rows of the outbox before.
+    has_changed: bool,
     layout: Option<KnownLayout>,
 }
 
@@ -33,6 +33,8 @@ pub(super) enum Known {
     /// Where positions are kept, in whichever database: what another relay writes there is no more
     /// a reason to write than what we write ourselves, or the two would never rest.
     Position,
+    /// The outbox under the name that it was given.
+    Renamed,
     Foreign,
 }
 
@@ -48,6 +50,7 @@ impl Tables {
         Self {
             outbox: (settings.schema.clone(), settings.table.clone()),
             announced: Vec::new(),
+            has_changed: false,
             layout: None,
         }
     }
@@ -55,24 +58,44 @@ impl Tables {
     /// The statement has ended.
     pub(super) fn clear(&mut self) {
         self.announced.clear();
+        self.has_changed = false;
     }
 
-    /// Reads a table map: no more than its names, until a row of it is needed.
-    pub(super) fn learn(&mut self, body: &Bytes) -> Result<(), DecodeError> {
+    /// The statement updated or deleted rows of the outbox.
+    pub(super) fn changed(&mut self) {
+        self.has_changed = true;
+    }
+
+    pub(super) fn has_changed(&self) -> bool {
+        self.has_changed
+    }
+
+    /// Reads a table map: no more than its names, until a row of it is needed. Whether it is the
+    /// outbox's. `renamed` is where that is while no table has its name.
+    pub(super) fn learn(
+        &mut self,
+        body: &Bytes,
+        renamed: Option<(&str, &str)>,
+    ) -> Result<bool, DecodeError> {
         let TableName { id, schema, table } = TableMap::peek(body)?;
         let known = if self.outbox.0 == schema && self.outbox.1 == table {
             Known::Outbox(body.clone())
         } else if table == POSITION_TABLE {
             Known::Position
+        } else if renamed.is_some_and(|(other_schema, other)| {
+            other_schema.eq_ignore_ascii_case(schema) && other.eq_ignore_ascii_case(table)
+        }) {
+            Known::Renamed
         } else {
             Known::Foreign
         };
+        let is_outbox = matches!(known, Known::Outbox(_));
         self.announced.retain(|(other, _)| *other != id);
         if self.announced.len() >= TABLES_MAX {
             return Err(DecodeError::TooManyTables);
         }
         self.announced.push((id, known));
-        Ok(())
+        Ok(is_outbox)
     }
 
     pub(super) fn find(&self, id: u64) -> Result<&Known, DecodeError> {
@@ -80,19 +103,24 @@ impl Tables {
         found.map(|(_, known)| known).ok_or(DecodeError::UnknownTable { table: id })
     }
 
+    /// Its columns are to be judged again.
+    pub(super) fn forget_layout(&mut self) {
+        self.layout = None;
+    }
+
     /// How the rows behind this table map of the outbox are read.
     pub(super) fn layout(
         &mut self,
         map: &Bytes,
-        columns: &Columns,
-        flavor: Flavor,
+        settings: &DecoderSettings,
     ) -> Result<&Layout, DecodeError> {
+        let DecoderSettings { columns, flavor, types, .. } = settings;
         let form = map.get(TABLE_ID_LENGTH..).unwrap_or_default();
         let known = self.layout.take().filter(|known| known.map == form);
         let known = match known {
             Some(known) => known,
             None => {
-                let layout = Layout::new(&TableMap::parse(map)?, columns, flavor)?;
+                let layout = Layout::with_types(&TableMap::parse(map)?, columns, *flavor, types)?;
                 KnownLayout { map: form.to_vec(), layout }
             }
         };

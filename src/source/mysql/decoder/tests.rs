@@ -8,6 +8,7 @@ use crate::source::mysql::layout::LayoutError;
 mod by_hand;
 mod captures;
 mod damage;
+mod outcome;
 
 /// What `scripts/capture-binlog-events` captured and walpost decodes whole.
 const CAPTURES: [&str; 7] = [
@@ -67,6 +68,8 @@ fn settings(flavor: Flavor) -> DecoderSettings {
         event_bytes_max: 1 << 20,
         payload_bytes_max: 1 << 20,
         held_bytes_max: 1 << 20,
+        skipped: Vec::new(),
+        types: Vec::new(),
         budget: Budget::new(usize::MAX),
     }
 }

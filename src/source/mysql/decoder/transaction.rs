@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
+use super::waiting::{Notice, Prepared};
 use super::{DecodeError, Decoded, Decoder, TransactionEnd};
 use crate::identity::{Fingerprint, LogId};
-use crate::source::mysql::event::Header;
 use crate::source::mysql::event::body::Query;
+use crate::source::mysql::event::compressed::{inflate, inflate_head};
+use crate::source::mysql::event::{EventError, Header};
 use crate::source::mysql::gtid::Gtid;
-use crate::source::mysql::statement::{Statement, Table};
+use crate::source::mysql::skim::HEAD_BYTES;
+use crate::source::mysql::statement::{Statement, Table, ddl, passes};
 
 /// A transaction whose end did not come yet.
 #[derive(Debug)]
@@ -26,6 +29,10 @@ pub(super) struct Transaction {
     pub(super) changed_own: bool,
     /// It has row events of another table, or of the outbox.
     pub(super) changed_others: bool,
+    /// Where it begins in its file.
+    pub(super) begin: u64,
+    /// The settings leave it out.
+    pub(super) is_skipped: bool,
 }
 
 /// What may come next.
@@ -62,11 +69,12 @@ impl Decoder {
         let Some(open) = &mut self.open else {
             return Err(DecodeError::Order { event, place: "outside of a transaction" });
         };
-        if let Statement::Dml { names_table } = statement {
-            if names_table {
-                return Err(self.logged_as_text());
+        if let Statement::Dml { writes } = statement {
+            match (writes, open.is_skipped) {
+                (true, true) => self.ignored.skipped += 1,
+                (true, false) => return Err(self.logged_as_text()),
+                (false, _) => self.ignored.statements += 1,
             }
-            self.ignored.statements += 1;
         }
         match open.phase {
             Phase::Announced => match statement {
@@ -80,17 +88,84 @@ impl Decoder {
                     self.held.hold();
                     Ok(())
                 }
-                _ => self.commit(out),
+                statement => self.alone(&statement, query, out),
             },
             Phase::Standalone => match statement {
                 Statement::Empty => Ok(()),
                 Statement::Begin | Statement::XaStart => {
                     Err(DecodeError::Order { event, place: "after a GTID of a single statement" })
                 }
-                _ => self.commit(out),
+                statement => self.alone(&statement, query, out),
             },
             Phase::Open => self.within(event, &statement, out),
         }
+    }
+
+    /// MariaDB compressed its text.
+    pub(super) fn compressed_query(
+        &mut self,
+        header: &Header,
+        query: Query<'_>,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), DecodeError> {
+        const WHAT: &str = "QUERY_COMPRESSED_EVENT";
+        let Query { schema, text: compressed } = query;
+        let mut text = Vec::new();
+        let bytes_max = self.settings.event_bytes_max;
+        match inflate(compressed, &mut text, bytes_max, WHAT) {
+            Ok(()) => self.query(header, Query { schema, text: &text }, out),
+            Err(error @ EventError::TooLarge { .. }) => {
+                // A statement on another table may be as large as it likes.
+                let text = inflate_head(compressed, HEAD_BYTES, WHAT)?;
+                let (ours, table) =
+                    (self.settings.schema.as_bytes(), self.settings.table.as_bytes());
+                if !passes(&text, schema, Table { schema: ours, table }) {
+                    return Err(error.into());
+                }
+                self.inside(header.kind, Phase::Open)?;
+                self.ignored.statements += 1;
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A statement that is a whole transaction.
+    fn alone(
+        &mut self,
+        statement: &Statement<'_>,
+        query: Query<'_>,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), DecodeError> {
+        match statement {
+            Statement::XaRollback(id) => {
+                if let Some(prepared) = self.waiting.ended(id) {
+                    self.ignored.rolled_back += u64::from(prepared.rows);
+                }
+            }
+            Statement::XaCommit(id) => {
+                if let Some(prepared) = self.waiting.ended(id) {
+                    return Err(self.refused_xa(prepared));
+                }
+            }
+            _ => self.follow(query)?,
+        }
+        self.commit(out)
+    }
+
+    /// What a statement does to the outbox's name and definition.
+    fn follow(&mut self, query: Query<'_>) -> Result<(), DecodeError> {
+        let (schema, table) = (self.settings.schema.as_bytes(), self.settings.table.as_bytes());
+        let outbox = Table { schema, table };
+        let at = (&self.file, self.position);
+        let is_skipped = self.open.as_ref().is_some_and(|open| open.is_skipped);
+        let changes = match ddl::changes(query.text, query.schema, outbox) {
+            Ok(changes) => changes,
+            Err(ddl::Unclear) if is_skipped => return Ok(()),
+            Err(ddl::Unclear) => return Err(self.unclear_rename()),
+        };
+        let followed = self.waiting.follow(&changes, outbox, at, &mut self.notices);
+        followed.or_else(|_| if is_skipped { Ok(()) } else { Err(self.unclear_rename()) })
     }
 
     /// A statement between the first and the last event of a transaction.
@@ -115,7 +190,10 @@ impl Decoder {
                 self.held.release(name);
                 Ok(())
             }
-            Statement::Begin | Statement::XaStart | Statement::XaCommit | Statement::XaRollback => {
+            Statement::Begin
+            | Statement::XaStart
+            | Statement::XaCommit(_)
+            | Statement::XaRollback(_) => {
                 Err(DecodeError::Order { event, place: "inside a transaction" })
             }
             // DDL has its place here too: CREATE TABLE … SELECT, temporary tables.
@@ -142,9 +220,19 @@ impl Decoder {
     }
 
     /// It may still happen, or not: what comes later is only XA COMMIT or XA ROLLBACK.
-    pub(super) fn prepared(&mut self, out: &mut Vec<Decoded>) -> Result<(), DecodeError> {
-        if self.held.count() > 0 {
-            return Err(self.refused_xa());
+    pub(super) fn prepared(
+        &mut self,
+        id: Vec<u8>,
+        out: &mut Vec<Decoded>,
+    ) -> Result<(), DecodeError> {
+        let rows = self.held.count();
+        if rows > 0 {
+            let transaction = self.transaction().unwrap_or_default();
+            let (file, position) = (Arc::clone(&self.file), self.position);
+            self.waiting.prepare(Prepared { id, transaction, rows, file, position });
+            self.notices.push(Notice::Prepared);
+            // None of them is published: they are rolled back, or walpost stops.
+            self.held.begin();
         }
         self.end(0, out);
         Ok(())
@@ -173,12 +261,26 @@ impl Decoder {
         Ok(())
     }
 
-    pub(super) fn refused_xa(&self) -> DecodeError {
-        DecodeError::Xa {
-            table: self.table_name(),
-            file: self.file.clone(),
-            position: self.position,
-        }
+    fn refused_xa(&self, prepared: Prepared) -> DecodeError {
+        let Prepared { transaction, rows, file, position, .. } = prepared;
+        DecodeError::Xa { table: self.table_name(), transaction, rows, file, position }
+    }
+
+    pub(super) fn renamed_rows(&self) -> DecodeError {
+        let (schema, table) = self.waiting.renamed_to().unwrap_or_default();
+        let to = format!("{schema}.{table}");
+        let (file, position) = (Arc::clone(&self.file), self.position);
+        DecodeError::RenamedRows { table: self.table_name(), to, file, position }
+    }
+
+    pub(super) fn versioned(&self) -> DecodeError {
+        let (file, position) = (Arc::clone(&self.file), self.position);
+        DecodeError::Versioned { table: self.table_name(), file, position }
+    }
+
+    fn unclear_rename(&self) -> DecodeError {
+        let (file, position) = (Arc::clone(&self.file), self.position);
+        DecodeError::UnclearRename { table: self.table_name(), file, position }
     }
 
     fn logged_as_text(&self) -> DecodeError {

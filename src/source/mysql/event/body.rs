@@ -131,23 +131,33 @@ impl<'a> Query<'a> {
 /// ```text
 /// one phase: u8 | format: u32 | gtrid's length: u32 | bqual's length: u32 | gtrid | bqual
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct XaPrepare {
     pub(crate) one_phase: bool,
+    /// What names it, as XA COMMIT is logged with it: `X'6F6E65',X'',1`.
+    pub(crate) id: Vec<u8>,
 }
 
 impl XaPrepare {
     pub(crate) fn parse(body: &[u8]) -> Result<Self, MalformedError> {
         let mut cursor = Cursor::new(body, "XA_PREPARE_LOG_EVENT");
         let one_phase = cursor.u8()? != 0;
-        cursor.u32()?;
+        let format = cursor.u32()?;
         let lengths = (cursor.u32()?, cursor.u32()?);
+        let mut id = String::new();
         for length in [lengths.0, lengths.1] {
             // MAXGTRIDSIZE and MAXBQUALSIZE.
             let length = usize::try_from(length).ok().filter(|length| *length <= 64);
-            cursor.take(length.ok_or(cursor.malformed())?)?;
+            let part = cursor.take(length.ok_or(cursor.malformed())?)?;
+            id.push_str("X'");
+            id.extend(part.iter().map(|byte| format!("{byte:02X}")));
+            id.push_str("',");
         }
-        if cursor.is_empty() { Ok(Self { one_phase }) } else { Err(cursor.malformed()) }
+        id.push_str(&format.to_string());
+        match cursor.is_empty() {
+            true => Ok(Self { one_phase, id: id.into_bytes() }),
+            false => Err(cursor.malformed()),
+        }
     }
 }
 

@@ -13,6 +13,26 @@ use flate2::{Decompress, FlushDecompress, Status};
 use super::EventError;
 use crate::source::mysql::cursor::Cursor;
 
+/// The first bytes of what `compressed` inflates to, at most so many: what is too large to be
+/// held whole can still be looked at.
+pub(crate) fn inflate_head(
+    compressed: &[u8],
+    bytes: usize,
+    what: &'static str,
+) -> Result<Vec<u8>, EventError> {
+    let mut cursor = Cursor::new(compressed, what);
+    let width = usize::from(cursor.u8()? & 0x07);
+    cursor.take(width)?;
+    let mut head = Vec::with_capacity(bytes);
+    let stream = cursor.take(cursor.remaining())?;
+    // Up to the capacity.
+    let status = Decompress::new(true).decompress_vec(stream, &mut head, FlushDecompress::None);
+    match status {
+        Ok(_) => Ok(head),
+        Err(_) => Err(EventError::Inflate { what, length: 0 }),
+    }
+}
+
 /// Inflates `compressed` behind what is in `out`.
 pub(crate) fn inflate(
     compressed: &[u8],

@@ -36,6 +36,9 @@ fn changed(bytes: &Bytes, at: usize) -> Bytes {
     bytes.into()
 }
 
+/// Of the transaction below.
+const ID: &[u8] = b"X'6162',X'63',1";
+
 #[test]
 fn a_changed_byte_anywhere_is_seen_before_anything_is_believed() {
     let whole = event(kind::XID_EVENT, 0, &[7; 8]);
@@ -215,12 +218,12 @@ fn heads_of_row_events_are_read_in_both_versions() {
 #[test]
 fn an_xa_prepare_says_whether_it_was_the_end() {
     let mut body = vec![1, 1, 0, 0, 0, 2, 0, 0, 0, 1, 0, 0, 0, b'a', b'b', b'c'];
-    assert_eq!(XaPrepare::parse(&body), Ok(XaPrepare { one_phase: true }));
+    assert_eq!(XaPrepare::parse(&body), Ok(XaPrepare { one_phase: true, id: ID.to_vec() }));
     for length in 0..body.len() {
         assert!(XaPrepare::parse(&body[..length]).is_err());
     }
     body[0] = 0;
-    assert_eq!(XaPrepare::parse(&body), Ok(XaPrepare { one_phase: false }));
+    assert_eq!(XaPrepare::parse(&body), Ok(XaPrepare { one_phase: false, id: ID.to_vec() }));
     body.push(0);
     assert!(XaPrepare::parse(&body).is_err());
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with a table or with its rows, and what a person should do about it.
 
 use crate::outbox::Role;
+use crate::source::finding::column_key;
 use crate::source::mysql::cursor::MalformedError;
 use crate::source::mysql::value::ValueError;
 
@@ -32,8 +33,9 @@ pub enum LayoutError {
     },
     /// A mapped column's type has no text form that we know, or none for its role.
     #[error(
-        "column {column:?} of table {table} is of type {type_name}, which cannot be used as \
-         {role:?}; map another column, or store it as JSON or text"
+        "column {column:?} of table {table} is of type {type_name}, which cannot be used as {}; map \
+         another column",
+        column_key(*.role)
     )]
     UnsupportedType {
         /// Schema and name.
@@ -48,7 +50,8 @@ pub enum LayoutError {
     /// A mapped text column is in a character set that is not converted.
     #[error(
         "column {column:?} of table {table} has the character set {charset} (collation number \
-         {collation}), which is not converted to UTF-8; make it utf8mb4, or map another column"
+         {collation}), which is not converted to UTF-8; map another column, or let the owner of \
+         the table change this one to utf8mb4"
     )]
     Charset {
         /// Schema and name.

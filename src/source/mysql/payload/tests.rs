@@ -47,6 +47,10 @@ fn read(reader: &mut PayloadReader, body: &Bytes) -> Result<Vec<Bytes>, EventErr
     reader.begin(body)?;
     let mut pieces = Vec::new();
     while let Some(piece) = reader.next(&budget)? {
+        let Piece::Events(piece) = piece else {
+            reader.judged(false);
+            continue;
+        };
         assert!(!piece.is_empty(), "a piece is at least one event");
         assert!(reader.is_open());
         pieces.push(piece);
@@ -70,7 +74,7 @@ fn pieces_are_whole_events_and_together_all_of_them() {
             let pieces = read(&mut reader, &body).unwrap();
             assert_eq!(pieces.concat(), inflated);
             for piece in &pieces {
-                assert_eq!(whole_events(piece, 1_000_000).unwrap().0, piece.len());
+                assert_eq!(whole_events(piece).unwrap().0, piece.len());
                 assert!(piece.len() <= PIECE_LENGTH * 2 || piece.len() <= 1_000_000 + PIECE_LENGTH);
             }
         }
@@ -135,11 +139,37 @@ fn bounds_are_kept_before_anything_is_allocated() {
     let error = reader.begin(&zstd_body(&events(&[5000; 50]))).unwrap_err();
     assert!(matches!(error, EventError::TooLarge { length_max: 100, .. }));
     let mut reader = PayloadReader::new(PayloadBounds { event_bytes_max: 199, ..BOUNDS });
-    let mut bomb = events(&[100, 200]);
+    let mut bomb = events(&[100, 200_000]);
     bomb[100 + 9..100 + 13].copy_from_slice(&u32::MAX.to_le_bytes());
-    for inflated in [events(&[100, 200]), bomb] {
-        let error = read(&mut reader, &zstd_body(&inflated)).unwrap_err();
-        assert!(matches!(error, EventError::TooLarge { length_max: 199, .. }), "{error}");
+    let error = read(&mut reader, &zstd_body(&bomb)).unwrap_err();
+    assert!(matches!(error, EventError::TooLarge { length_max: 199, .. }), "{error}");
+}
+
+#[test]
+fn a_large_event_that_nobody_needs_is_inflated_and_not_held() {
+    let lengths = [19, 3 << 20, 40, 2 << 20];
+    let inflated = events(&lengths);
+    for body in [zstd_body(&inflated), body(255, None, &inflated)] {
+        // given a bound far below those events
+        let mut reader = PayloadReader::new(PayloadBounds { event_bytes_max: 1 << 16, ..BOUNDS });
+        let budget = Budget::new(usize::MAX);
+        reader.begin(&body).unwrap();
+        let (mut small, mut seen) = (Vec::new(), Vec::new());
+        // when both are passed over
+        while let Some(piece) = reader.next(&budget).unwrap() {
+            match piece {
+                Piece::Events(events) => small.extend_from_slice(&events),
+                Piece::Large(_) => reader.judged(true),
+                Piece::Skimmed(head) => seen.push(head),
+            }
+            assert!(budget.held_bytes() <= 2 * PIECE_LENGTH);
+            let open = reader.open.as_ref().unwrap();
+            assert!(open.carried.capacity() <= 4 * PIECE_LENGTH, "{}", open.carried.capacity());
+        }
+        // then the others come out, and the beginnings of those two
+        assert_eq!(small, [&inflated[..19], &inflated[19 + (3 << 20)..][..40]].concat());
+        let begin = [19, 19 + (3 << 20) + 40].map(|at| &inflated[at..at + HEAD_BYTES]);
+        assert_eq!(seen, begin);
     }
 }
 

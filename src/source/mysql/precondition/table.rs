@@ -4,6 +4,7 @@ use super::account;
 use crate::config::{MySqlSettings, OutboxSettings, plain_mysql_identifier};
 use crate::outbox::Role;
 use crate::source::finding::{Finding, Standing, column_key};
+use crate::source::mysql::charset::Charset;
 use crate::source::mysql::inspect::{ColumnState, ServerState, TableState};
 
 const TEXTS: [&str; 6] = ["char", "varchar", "tinytext", "text", "mediumtext", "longtext"];
@@ -33,14 +34,8 @@ pub fn judge_table(
         let detail = format!("{name} is spelt {found} in the catalog, and so in the binlog");
         return fail(detail, format!("set source.table to {found}"));
     }
-    if table.kind == "VIEW" {
-        let detail = format!("{name} is a view, which has no binlog");
-        return fail(detail, "set source.table to the table behind it".into());
-    }
-    let engine = table.engine.as_deref().unwrap_or("no engine");
-    if !engine.eq_ignore_ascii_case("InnoDB") {
-        let detail = format!("{name} is kept by {engine}: a rollback does not take its rows back");
-        return fail(detail, format!("ALTER TABLE {name} ENGINE = InnoDB;"));
+    if let Some(finding) = judge_kind(settings, table) {
+        return vec![finding];
     }
     let mut findings = vec![Finding::ok("table", name.clone())];
     if may_read == Some(false) {
@@ -52,6 +47,35 @@ pub fn judge_table(
     }
     findings.extend(judge_columns(settings, outbox, table));
     findings
+}
+
+/// Judges what kind of table it is: whether each of its rows comes once, and when it is committed.
+pub(crate) fn judge_kind(settings: &MySqlSettings, table: &TableState) -> Option<Finding> {
+    let name = settings.table.plain_mysql();
+    if table.kind == "VIEW" {
+        let detail = format!("{name} is a view, which has no binlog");
+        return Some(Finding::fail("table", detail, "set source.table to the table behind it"));
+    }
+    if table.kind == "SYSTEM VERSIONED" {
+        let detail = format!(
+            "{name} is WITH SYSTEM VERSIONING: an UPDATE or DELETE inserts the old row once more, \
+             and it would be published again"
+        );
+        let fix = format!(
+            "ALTER TABLE {name} DROP SYSTEM VERSIONING; or set source.table to one without it"
+        );
+        return Some(Finding::fail("table", detail, fix));
+    }
+    let engine = table.engine.as_deref().unwrap_or("no engine");
+    if !engine.eq_ignore_ascii_case("InnoDB") {
+        let detail = format!("{name} is kept by {engine}: a rollback does not take its rows back");
+        return Some(Finding::fail(
+            "table",
+            detail,
+            format!("ALTER TABLE {name} ENGINE = InnoDB;"),
+        ));
+    }
+    None
 }
 
 fn judge_columns(
@@ -83,13 +107,11 @@ fn judge_columns(
         match judge_type(mapped.role, outbox.partition, column) {
             Some((wanted, type_text)) => {
                 let detail = format!("{plain} is {}, and must be {wanted}", column.type_text);
-                let fix = format!(
-                    "set {key} to another column, or ALTER TABLE {name} MODIFY {plain} {type_text};"
-                );
+                let fix = format!("set {key} to another column, such as one of type {type_text}");
                 findings.push(Finding::fail(NAME, detail, fix));
             }
             None => {
-                findings.extend(judge_charset(&name, mapped.role, column));
+                findings.extend(judge_charset(key, column));
                 good.push(format!("{plain} {}", column.type_text));
             }
         }
@@ -123,7 +145,7 @@ fn judge_type(
                 .then_some(("an integer type", "int"))
         }
         // The binlog has these in the form in which the server keeps them, which is not what a
-        // query shows: MariaDB even reorders the bytes of a uuid.
+        // query shows.
         Role::Id
         | Role::AggregateType
         | Role::AggregateId
@@ -131,10 +153,7 @@ fn judge_type(
         | Role::Topic
         | Role::Extra(_) => matches!(
             found,
-            "uuid"
-                | "inet4"
-                | "inet6"
-                | "vector"
+            "vector"
                 | "xmltype"
                 | "geometry"
                 | "point"
@@ -150,26 +169,19 @@ fn judge_type(
     }
 }
 
-/// The binlog has texts in the bytes of their column, and messages are read as UTF-8.
-fn judge_charset(table: &str, role: Role, column: &ColumnState) -> Option<Finding> {
+/// The binlog has texts in the bytes of their column, and messages are UTF-8.
+fn judge_charset(key: &str, column: &ColumnState) -> Option<Finding> {
     let charset = column.charset.as_deref()?.to_ascii_lowercase();
-    if charset.starts_with("utf8") || charset == "ascii" || charset == "binary" {
+    if Charset::is_read(&charset) {
         return None;
     }
     let plain = plain_mysql_identifier(&column.name);
+    let detail = format!("{plain} is kept in {charset}, which walpost does not convert to UTF-8");
     let fix = format!(
-        "ALTER TABLE {table} MODIFY {plain} {} CHARACTER SET utf8mb4; (with NOT NULL and DEFAULT \
-         as they are)",
-        column.type_text
+        "set {key} to a column in utf8mb4 or another character set that is converted, or let the \
+         owner of the table change this one to utf8mb4"
     );
-    let detail = format!("{plain} is kept in {charset}, and published in those bytes");
-    let is_wide = charset.starts_with("ucs2") || charset.starts_with("utf16") || charset == "utf32";
-    // Names and keys in two bytes a letter are certainly not what anybody wants.
-    Some(if is_wide && role != Role::Payload {
-        Finding::fail("columns", detail, fix)
-    } else {
-        Finding::warn("columns", detail, fix)
-    })
+    Some(Finding::fail("columns", detail, fix))
 }
 
 fn names(columns: &[ColumnState]) -> String {

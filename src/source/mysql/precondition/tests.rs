@@ -7,7 +7,7 @@ use crate::config::{Initial, OutboxSettings, POSITION_TABLE, QualifiedName, Secr
 use crate::outbox::Columns;
 use crate::source::Standing;
 use crate::source::mysql::inspect::{
-    ColumnState, GtidState, Holder, PlaceState, PositionState, PositionTable, TableState,
+    ColumnState, Galera, GtidState, Holder, PlaceState, PositionState, PositionTable, TableState,
 };
 
 fn server(flavor: Flavor) -> ServerState {
@@ -32,6 +32,7 @@ fn server(flavor: Flavor) -> ServerState {
         expire_seconds: 0,
         read_only: None,
         logs_replicated: true,
+        galera: None,
         packet_bytes_max: 64 << 20,
         account: "walpost@%".into(),
     }
@@ -54,6 +55,8 @@ fn settings() -> MySqlSettings {
         heartbeat: Duration::from_secs(5),
         row_bytes_max: 64 << 20,
         payload_bytes_max: 256 << 20,
+        held_bytes_max: 1 << 20,
+        skip_transactions: Vec::new(),
     }
 }
 
@@ -246,6 +249,24 @@ fn a_database_that_is_filtered_out_of_the_binlog_fails() {
 }
 
 #[test]
+fn a_node_of_galera_names_its_transactions_as_the_others_do() {
+    let node = |gtid_mode, logs_replicated| {
+        let galera = Some(Galera { gtid_mode });
+        judge_server(&ServerState { galera, logs_replicated, ..server(Flavor::MariaDb) })
+    };
+    let findings = node(Some(false), true);
+    let (detail, fix) = wrong(&findings, Standing::Fail);
+    assert!(detail.contains("leaves rows out"), "{detail}");
+    assert!(fix.contains("wsrep_gtid_mode = ON") && fix.contains("wsrep_gtid_domain_id"), "{fix}");
+    assert!(all_ok(&node(Some(true), true)));
+    // Galera for MySQL has no such mode
+    assert!(all_ok(&node(None, true)));
+    // what other nodes write is not in a binlog that holds only its own
+    let findings = node(Some(true), false);
+    assert!(wrong(&findings, Standing::Fail).1.contains("log_slave_updates = ON"));
+}
+
+#[test]
 fn a_table_that_cannot_be_read_from_the_binlog_fails() {
     let source = server(Flavor::MySql);
     let judge = |table: Option<&TableState>| {
@@ -259,6 +280,11 @@ fn a_table_that_cannot_be_read_from_the_binlog_fails() {
     let other = TableState { engine: Some("MyISAM".into()), ..table() };
     let findings = judge(Some(&other));
     assert_eq!(wrong(&findings, Standing::Fail).1, "ALTER TABLE shop.outbox ENGINE = InnoDB;");
+    let versioned = TableState { kind: "SYSTEM VERSIONED".into(), ..table() };
+    let findings = judge(Some(&versioned));
+    let (detail, fix) = wrong(&findings, Standing::Fail);
+    assert!(detail.contains("WITH SYSTEM VERSIONING"), "{detail}");
+    assert!(fix.contains("DROP SYSTEM VERSIONING"), "{fix}");
     let spelt = TableState { name: name("Outbox"), ..table() };
     assert!(wrong(&judge(Some(&spelt)), Standing::Fail).1.contains("shop.Outbox"));
     let findings = judge_table(&settings(), &outbox(), &source, Some(&table()), Some(false));
@@ -276,29 +302,26 @@ fn columns_are_judged_by_name_type_and_character_set() {
         judge_table(&settings(), &outbox(), &source, Some(&table), None)
     };
     for (changed, detail, fix) in [
-        (column("payload", "point", None), "payload is point", "MODIFY payload json;"),
-        (column("headers", "blob", None), "headers is blob", "MODIFY headers json;"),
-        (
-            column("created_at", "date", None),
-            "created_at is date",
-            "MODIFY created_at timestamp(6);",
-        ),
-        (column("id", "uuid", None), "id is uuid", "MODIFY id varchar(255);"),
+        (column("payload", "point", None), "payload is point", "one of type json"),
+        (column("headers", "blob", None), "headers is blob", "one of type json"),
+        (column("created_at", "date", None), "created_at is date", "one of type timestamp(6)"),
+        (column("id", "point", None), "id is point", "one of type varchar(255)"),
         (column("ID", "char(36)", None), "spells column id as ID", "set outbox.columns.id to ID"),
         (
             column("payload", "longtext /*M!100301 COMPRESSED*/", Some("utf8mb4")),
             "must be a column that is not COMPRESSED",
             "set outbox.columns.payload",
         ),
-        (column("type", "varchar(9)", Some("ucs2")), "kept in ucs2", "CHARACTER SET utf8mb4"),
+        (column("type", "varchar(9)", Some("big5")), "kept in big5", "set outbox.columns.type"),
     ] {
         let findings = with(changed);
         let (found, remedy) = wrong(&findings, Standing::Fail);
         assert!(found.contains(detail) && remedy.contains(fix), "{found}; {remedy}");
     }
-    let findings = with(column("type", "varchar(9)", Some("latin1")));
-    assert!(wrong(&findings, Standing::Warn).0.contains("kept in latin1"));
-    for good in ["binary(16)", "char(36)", "bigint unsigned"] {
+    for good in ["latin1", "cp1251", "gbk", "ucs2", "koi8r", "sjis", "utf16"] {
+        assert!(all_ok(&with(column("type", "varchar(9)", Some(good)))), "{good}");
+    }
+    for good in ["binary(16)", "char(36)", "bigint unsigned", "uuid", "inet6", "inet4"] {
         assert!(all_ok(&with(column("id", good, None))), "{good}");
     }
     let mut lacking = table();

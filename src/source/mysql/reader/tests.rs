@@ -54,6 +54,8 @@ fn settings() -> MySqlSettings {
         heartbeat: Duration::from_secs(5),
         row_bytes_max: 1 << 20,
         payload_bytes_max: 1 << 20,
+        held_bytes_max: 1 << 20,
+        skip_transactions: Vec::new(),
     }
 }
 
@@ -84,6 +86,8 @@ impl Reading {
             event_bytes_max: 1 << 20,
             payload_bytes_max: 1 << 20,
             held_bytes_max: 1 << 20,
+            skipped: Vec::new(),
+            types: Vec::new(),
             budget: budget.clone(),
         });
         decoder.reset("", 4);

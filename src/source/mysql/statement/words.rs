@@ -35,16 +35,27 @@ pub(super) struct Words<'a> {
     text: &'a [u8],
     rest: &'a [u8],
     doubtful: bool,
+    conditional: bool,
 }
 
 impl<'a> Words<'a> {
     pub(super) fn new(text: &'a [u8]) -> Self {
-        Self { text, rest: text, doubtful: false }
+        Self { text, rest: text, doubtful: false, conditional: false }
     }
 
     /// All of it.
     pub(super) fn text(&self) -> &'a [u8] {
         self.text
+    }
+
+    /// What follows the words so far.
+    pub(super) fn rest(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    /// Whether some of the words so far are code to servers of some versions only.
+    pub(super) fn is_conditional(&self) -> bool {
+        self.conditional
     }
 
     /// Whether a string among the words so far may end elsewhere.
@@ -75,13 +86,21 @@ impl<'a> Words<'a> {
         found
     }
 
-    /// The last word, which must be a name.
-    pub(super) fn name(&mut self) -> Option<Cow<'a, [u8]>> {
-        let name = match self.next()? {
+    /// A name, where one is next.
+    pub(super) fn identifier(&mut self) -> Option<Cow<'a, [u8]>> {
+        let mut ahead = self.clone();
+        let name = match ahead.next()? {
             Word::Bare(name) => Cow::Borrowed(name),
             Word::Quoted(name) | Word::Doubly(name) => name,
             Word::String | Word::Symbol(_) => return None,
         };
+        *self = ahead;
+        Some(name)
+    }
+
+    /// The last word, which must be a name.
+    pub(super) fn name(&mut self) -> Option<Cow<'a, [u8]>> {
+        let name = self.identifier()?;
         self.end(&[]).then_some(name)
     }
 
@@ -117,6 +136,7 @@ impl<'a> Words<'a> {
             self.take_while(|byte| byte.is_ascii_whitespace() || byte == 0x0B);
             if self.strip(b"/*!") || self.strip(b"/*M!") {
                 // The version from which on it is code.
+                self.conditional = true;
                 self.take_while(|byte| byte.is_ascii_digit());
             } else if self.strip(b"/*") {
                 self.skip_past(b"*/");

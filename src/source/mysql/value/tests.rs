@@ -104,3 +104,34 @@ fn what_a_column_can_be_follows_from_how_it_is_read() {
     assert!(Reading::Json.can_be(Role::Headers) && Reading::Latin1.can_be(Role::Headers));
     assert_eq!(Reading::Json.micros(b""), Err(malformed("timestamp")));
 }
+
+#[test]
+fn addresses_are_written_as_mariadb_writes_them() {
+    let event = Bytes::new();
+    let mut scratch = Scratch::new(0);
+    let mut print = |address: &[u8]| {
+        let text = Reading::Inet6.canonical(address, &event, &mut scratch).unwrap();
+        String::from_utf8(text.to_vec()).unwrap()
+    };
+    for (address, expected) in [
+        (&[][..], "::"),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1], "::1"),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 113, 224, 253, 119], "::ffff:113.224.253.119"),
+        (&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 250, 15, 240, 22], "::250.15.240.22"),
+        (
+            &[
+                0x28, 0x25, 0, 0, 0xDD, 0x0B, 0xBC, 0xF9, 0x91, 0x70, 0x66, 0xFC, 0x78, 0xD9, 0xE7,
+                0xBB,
+            ],
+            "2825::dd0b:bcf9:9170:66fc:78d9:e7bb",
+        ),
+        (&[0xFE, 0x80, 0, 0, 0, 0, 0, 0, 1], "fe80::100:0:0:0"),
+        (&[0xFE, 0x80], "fe80::"),
+    ] {
+        assert_eq!(print(address), expected);
+    }
+    let mut scratch = Scratch::new(0);
+    let text = Reading::Inet4.canonical(&[10, 1], &event, &mut scratch).unwrap();
+    assert_eq!(text, "10.1.0.0");
+    assert!(Reading::Inet4.canonical(&[1, 2, 3, 4, 5], &event, &mut scratch).is_err());
+}

@@ -176,8 +176,8 @@ fn what_is_left_out_is_counted() {
             "mysql97-compressed" => (0, 0, 0, 0, 0),
             _ => (1, 1, 1, 0, 0),
         };
-        let IgnoredCounts { updates, deletes, statements, rolled_back, foreign, unfinished } =
-            ignored;
+        let IgnoredCounts { updates, deletes, statements, rolled_back, foreign, .. } = ignored;
+        let unfinished = ignored.unfinished;
         assert_eq!((updates, deletes, statements, rolled_back, own), expected, "{capture}");
         assert!(foreign > 0, "{capture}");
         assert_eq!(unfinished, 0);
@@ -196,10 +196,17 @@ fn what_cannot_be_told_is_refused_by_name_and_what_was_before_it_came_out() {
                 break;
             }
         }
+        if capture.ends_with("-xa") {
+            // Prepared, and the end is not in the capture: it waits.
+            assert_eq!(failure, None, "{capture}");
+            assert_eq!(payloads(&out), lines(&format!("{capture}.rows")), "{capture}");
+            assert!(decoder.take_notices().contains(&Notice::Prepared), "{capture}");
+            assert!(matches!(out.last(), Some(Decoded::End(end)) if end.rows == 1), "{capture}");
+            continue;
+        }
         let error = failure.unwrap_or_else(|| panic!("{capture} was not refused"));
         assert_eq!(payloads(&out), lines(&format!("{capture}.rows")), "{capture}");
         let expected = match capture.rsplit_once('-').unwrap().1 {
-            "xa" => matches!(&error, DecodeError::Xa { table, .. } if table == "app.outbox"),
             "statement" => {
                 matches!(&error, DecodeError::StatementFormat { table, .. } if table == "app.outbox")
             }
