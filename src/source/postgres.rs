@@ -110,6 +110,7 @@ impl PostgresSource {
             gave_away: false,
             gave_up: 0,
             refused: None,
+            untaken: 0,
         };
         handle::spawn(move || reader.run())?;
         Ok(Self { shared, reader: handle, resume: Resume::default() })

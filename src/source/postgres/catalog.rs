@@ -8,6 +8,8 @@
 //! kept all along, or one that was made in the very transaction that made the table. What may
 //! have come and gone between them is a [`Gap`].
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Error, Row};
 
 use super::error::PostgresError;
@@ -27,8 +29,8 @@ pub(crate) struct Catalog {
     members: Vec<MemberLook>,
     /// Plugin, flags and the reason why it was given up.
     slot: Option<String>,
-    /// `idle_replication_slot_timeout`, which is on where this is not `0`.
-    idle_slot_timeout: Option<String>,
+    /// `idle_replication_slot_timeout` in seconds, which is off at 0.
+    idle_slot_seconds: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -146,7 +148,8 @@ impl Subject {
                (SELECT concat(s.plugin, ' ', s.database, ' ', to_jsonb(s)->'two_phase', ' ', \
                    to_jsonb(s)->'invalidation_reason') \
                  FROM pg_replication_slots s WHERE s.slot_name = $4), \
-               current_setting('idle_replication_slot_timeout', true)"
+               extract(epoch FROM \
+                 current_setting('idle_replication_slot_timeout', true)::interval)::int8"
         )
     }
 
@@ -262,12 +265,13 @@ impl Catalog {
         let (versions, contents): (Vec<String>, Vec<String>) = (row.get(9), row.get(10));
         let members = versions.into_iter().zip(contents);
         let members = members.map(|(version, content)| MemberLook { version, content }).collect();
-        Self { table, publication, members, slot: row.get(11), idle_slot_timeout: row.get(12) }
+        Self { table, publication, members, slot: row.get(11), idle_slot_seconds: row.get(12) }
     }
 
-    /// Whether the server gives up slots that nobody uses.
-    pub(crate) fn slot_must_stay_in_use(&self) -> bool {
-        self.idle_slot_timeout.as_deref().is_some_and(|timeout| timeout != "0")
+    /// How long nobody may use the slot before the server gives it up.
+    pub(crate) fn idle_slot_max(&self) -> Option<Duration> {
+        let seconds = self.idle_slot_seconds.and_then(|seconds| u64::try_from(seconds).ok());
+        seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs)
     }
 }
 

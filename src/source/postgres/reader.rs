@@ -13,11 +13,11 @@
 
 mod closing;
 mod refusal;
+mod report;
 mod telling;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::sync::{mpsc, oneshot};
@@ -44,9 +44,6 @@ mod watching;
 
 pub(crate) use refusal::Refusal;
 pub(crate) use watching::Watching;
-
-/// How often the acknowledged position is looked at while there is no connection.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Bytes of a frame around a row's own: two headers and a relation id, generously.
 const FRAME_OVERHEAD_BYTES: usize = 1 << 10;
@@ -88,6 +85,8 @@ pub(crate) struct Reader {
     pub(crate) gave_up: u32,
     /// What the server last refused to send.
     pub(crate) refused: Option<Refusal>,
+    /// Errors that were handed over and not answered by a command to connect.
+    pub(crate) untaken: u32,
 }
 
 /// Why a session is over.
@@ -147,46 +146,6 @@ impl Reader {
         }
     }
 
-    /// Hands an error over and waits until a new connection is wanted.
-    async fn report(&mut self, error: PostgresError) -> Result<(), End> {
-        let let_go = matches!(error, PostgresError::LetGo { .. });
-        self.gave_away |= let_go;
-        let since = self.acknowledged();
-        let mut error = Some(error);
-        loop {
-            // A close first: nobody may take the error for hours.
-            tokio::select! {
-                biased;
-                command = self.commands.recv() => match command {
-                    Some(Command::Close(reply)) => return Err(End::Close(reply)),
-                    Some(Command::Connect) => break,
-                    None => return Err(End::Abandoned),
-                },
-                permit = self.batches.reserve(), if error.is_some() => match (permit, error.take()) {
-                    (Ok(permit), Some(error)) => permit.send(Err(error)),
-                    _ => return Err(End::Abandoned),
-                }
-            }
-        }
-        if let_go {
-            self.await_progress(since).await;
-        }
-        Ok(())
-    }
-
-    /// After the connection was released there is nothing to connect for until something is
-    /// confirmed; yet a look now and then shows whether the server is still the same.
-    async fn await_progress(&mut self, since: Lsn) {
-        let until = Instant::now() + self.settings.let_go_after;
-        while self.acknowledged() == since
-            && Instant::now() < until
-            && self.commands.is_empty()
-            && !self.batches.is_closed()
-        {
-            tokio::time::sleep(self.settings.ack_interval.min(LOOK_EVERY)).await;
-        }
-    }
-
     fn acknowledged(&self) -> Lsn {
         Lsn(self.shared.acknowledged.load(Ordering::Relaxed))
     }
@@ -209,7 +168,7 @@ impl Reader {
         // A close first: it must not wait for a server that does not answer.
         let session = tokio::select! {
             biased;
-            command = self.commands.recv() => return Err(commanded(command)),
+            end = commanded(&mut self.commands, &mut self.untaken) => return Err(end),
             session = start.open(&mut decoder) => session?,
         };
         let mut session = session;
@@ -234,7 +193,11 @@ impl Reader {
     fn begin(&mut self, session: Session) -> Streaming {
         let frame_bytes_max = self.settings.row_bytes_max.saturating_add(FRAME_OVERHEAD_BYTES);
         let intake = Intake::new(&session.begun, self.budget.clone(), frame_bytes_max);
-        let (interval, timeout) = (self.settings.ack_interval, session.sender_timeout);
+        // While reading waits, only a write shows that the connection is gone: soon enough, where
+        // the server gives up a slot that nobody uses.
+        let timeouts = [session.sender_timeout, self.watching.idle_slot_max()];
+        let (interval, timeout) =
+            (self.settings.ack_interval, timeouts.into_iter().flatten().min());
         let feedback = Feedback::new(interval, timeout, self.gave_up, Instant::now());
         Streaming::new(session.stream, intake, session.info, feedback, self.acknowledged())
     }
@@ -260,7 +223,7 @@ impl Reader {
                 // server must hear from us all the same. Reading waits: that is the pressure.
                 let ticked = tokio::select! {
                     biased;
-                    command = self.commands.recv() => return Err(commanded(command)),
+                    end = commanded(&mut self.commands, &mut self.untaken) => return Err(end),
                     _ = streaming.clock.tick() => true,
                     permit = self.batches.reserve() => match permit {
                         Ok(permit) => {
@@ -288,7 +251,7 @@ impl Reader {
             // A close first, as above.
             let ready = tokio::select! {
                 biased;
-                command = self.commands.recv() => return Err(commanded(command)),
+                end = commanded(&mut self.commands, &mut self.untaken) => return Err(end),
                 () = self.watching.changed() => continue,
                 ready = streaming.tick_or_read() => ready,
             };
@@ -389,10 +352,18 @@ impl Reader {
     }
 }
 
-fn commanded(command: Option<Command>) -> End {
-    match command {
-        Some(Command::Close(reply)) => End::Close(reply),
-        Some(Command::Connect) | None => End::Abandoned,
+/// Waits for a command that ends a session. One to connect answers an error of before, after
+/// which the reader has connected by itself.
+///
+/// # Cancel safety
+/// Cancel safe.
+async fn commanded(commands: &mut mpsc::Receiver<Command>, untaken: &mut u32) -> End {
+    loop {
+        match commands.recv().await {
+            Some(Command::Close(reply)) => return End::Close(reply),
+            Some(Command::Connect) if *untaken > 0 => *untaken -= 1,
+            Some(Command::Connect) | None => return End::Abandoned,
+        }
     }
 }
 

@@ -17,6 +17,7 @@ mod standby;
 
 use std::fmt;
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
@@ -106,6 +107,19 @@ pub(crate) fn header(bytes: &[u8]) -> Result<Option<(u8, usize)>, FrameError> {
         return Err(FrameError::TooLong { tag, length, length_max: LENGTH_MAX as usize });
     }
     Ok(Some((tag, length as usize + 1)))
+}
+
+/// Whether what the server says at a login goes to the log: that of one login in an hour, since
+/// the watch of the catalog logs in each minute.
+fn is_worth_a_line() -> bool {
+    static SAID_AT: AtomicU64 = AtomicU64::new(0);
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs();
+    let since = now.saturating_sub(SAID_AT.load(Ordering::Relaxed));
+    let is_worth = since <= 1 || since >= 3600;
+    if since >= 3600 {
+        SAID_AT.store(now, Ordering::Relaxed);
+    }
+    is_worth
 }
 
 /// A connection that failed after it was open.
@@ -295,7 +309,9 @@ impl Connection {
                 NOTICE_RESPONSE => {
                     let notice = ServerError::parse(&body);
                     let (code, text) = (&notice.code, &notice.message);
-                    tracing::warn!(%code, "PostgreSQL says at login: {text}");
+                    if is_worth_a_line() {
+                        tracing::warn!(%code, "PostgreSQL says at login: {text}");
+                    }
                 }
                 NEGOTIATE_PROTOCOL_VERSION => {}
                 ERROR_RESPONSE => return Err(server_error(&body)),

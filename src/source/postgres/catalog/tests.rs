@@ -48,7 +48,7 @@ fn catalog() -> Catalog {
         }),
         members: vec![member(30, 101)],
         slot: Some("pgoutput".into()),
-        idle_slot_timeout: None,
+        idle_slot_seconds: None,
     }
 }
 

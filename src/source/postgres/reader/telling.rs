@@ -31,7 +31,7 @@ impl Reader {
             streaming.progress = acknowledged;
             streaming.progress_at = now;
         } else if now - streaming.progress_at >= self.settings.let_go_after
-            && !self.watching.slot_must_stay_in_use()
+            && self.watching.idle_slot_max().is_none()
         {
             // Said here too: with a full ledger nobody takes the error until the broker confirms.
             tracing::warn!("no confirm while rows wait: releasing the connection to the database");
@@ -95,7 +95,7 @@ impl Reader {
             // A close first, then the clock, as in `read`.
             tokio::select! {
                 biased;
-                command = self.commands.recv() => return Err(commanded(command)),
+                end = commanded(&mut self.commands, &mut self.untaken) => return Err(end),
                 _ = streaming.clock.tick() => {
                     streaming.feedback.listens(Instant::now());
                     self.tick(streaming).await?;

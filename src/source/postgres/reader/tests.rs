@@ -53,6 +53,7 @@ fn bench() -> Bench {
         gave_away: false,
         gave_up: 0,
         refused: None,
+        untaken: 0,
     };
     let (client, server) = UnixStream::pair().unwrap();
     let intake = Intake::new(&[], reader.budget.clone(), 1 << 20);

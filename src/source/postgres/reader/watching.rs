@@ -50,9 +50,9 @@ impl Watching {
         (self.watch, self.held) = (None, None);
     }
 
-    /// Whether the server gives the slot up while nobody uses it.
-    pub(super) fn slot_must_stay_in_use(&self) -> bool {
-        self.known().is_some_and(Catalog::slot_must_stay_in_use)
+    /// How long nobody may use the slot before the server gives it up.
+    pub(super) fn idle_slot_max(&self) -> Option<Duration> {
+        self.known().and_then(Catalog::idle_slot_max)
     }
 
     /// Waits for the next look.
@@ -111,7 +111,7 @@ impl Reader {
                 // A close first; then the clock, since the server must hear from us meanwhile.
                 tokio::select! {
                     biased;
-                    command = self.commands.recv() => return Err(commanded(command)),
+                    end = commanded(&mut self.commands, &mut self.untaken) => return Err(end),
                     _ = streaming.clock.tick() => {
                         // What it says meanwhile on the stream is not heard.
                         streaming.feedback.listens(Instant::now());
