@@ -517,6 +517,50 @@ async fn an_idle_connection_that_falls_silent_is_noticed_by_its_heartbeat() {
     sink.close().await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_management_api_tells_of_queues_that_drop_what_they_confirmed() {
+    // given a quorum queue that refuses by its argument and drops by a policy, and a sound one
+    let (broker, port) = RabbitMq::start_with_management();
+    let arguments = [
+        ("x-max-length", AMQPValue::LongInt(2)),
+        ("x-overflow", AMQPValue::LongString("reject-publish".into())),
+    ];
+    broker.declare_exchange("checked", ExchangeKind::Fanout).await;
+    for queue in ["checked-drops", "checked-refuses"] {
+        broker.declare_quorum_queue(queue, &arguments).await;
+        broker.bind(queue, "checked", "").await;
+    }
+    broker.declare_classic_queue("elsewhere", &[("x-max-length", AMQPValue::LongInt(2))]).await;
+    let policy = r#"{"overflow":"drop-head"}"#;
+    broker.control(&["set_policy", "drops", "^checked-drops$", policy, "--apply-to", "queues"]);
+    let options = format!("management_url = 'http://127.0.0.1:{port}'");
+    // when
+    let of_exchange = open(&broker.url(), &format!("exchange = 'checked'\n{options}"));
+    let told = async {
+        loop {
+            let warnings = of_exchange.probe().await.unwrap();
+            // A policy, and the members of a queue, are there a moment later.
+            if warnings.iter().any(|one| one.contains("by policy")) {
+                return warnings;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    let warnings = timeout(PATIENCE, told).await.expect("the policy is seen");
+    // then
+    let of = |name: &str| warnings.iter().find(|one| one.contains(name)).cloned();
+    assert!(of("\"checked-drops\"").unwrap().contains("max-length 2"), "{warnings:?}");
+    let sound = of("\"checked-refuses\"").unwrap_or_default();
+    assert!(!sound.contains("max-length"), "{warnings:?}");
+    assert!(of("elsewhere").is_none(), "{warnings:?}");
+    let of_all = open(&broker.url(), &options).probe().await.unwrap();
+    assert!(of_all.iter().any(|one| one.contains("\"elsewhere\"")), "{of_all:?}");
+    // and what cannot be asked is said
+    let refused = open(&broker.url(), "management_url = 'http://127.0.0.1:1'");
+    let warnings = refused.probe().await.unwrap();
+    assert!(warnings[0].contains("says nothing about queues"), "{warnings:?}");
+}
+
 /// The property of the client library that `confirms.rs` rests on, and why its version is pinned:
 /// each return comes along with a confirm, and with the one of its own message at the latest, as
 /// long as confirms that were resolved together are looked at together.

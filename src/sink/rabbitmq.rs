@@ -16,6 +16,7 @@ mod confirms;
 mod envelope;
 mod exchanges;
 mod link;
+mod management;
 mod naming;
 mod pauses;
 mod publisher;
@@ -27,12 +28,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use lapin::uri::AMQPUri;
 use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 use self::envelope::{CopyHeaders, Envelope, Envelopes, Template};
 use self::link::Link;
+use self::management::{Concern, Management};
 use self::naming::Naming;
 use self::pauses::{Leave, Pauses, Route};
 use self::publisher::{Job, Publisher};
@@ -79,6 +82,8 @@ struct Options {
     nack_pause_max: String,
     /// A row that was refused for so long is rejected; without it, never.
     nack_wait: Option<String>,
+    /// Where the start and `check` ask about queues; `"http://host:15672"`.
+    management_url: Option<String>,
 }
 
 impl Default for Options {
@@ -96,6 +101,7 @@ impl Default for Options {
             copy_headers: CopyHeaders::Reject,
             nack_pause_max: "30s".into(),
             nack_wait: None,
+            management_url: None,
         }
     }
 }
@@ -112,6 +118,9 @@ pub struct RabbitMqSink {
     rules: Arc<Rules>,
     /// Exchange that every message goes to, where the option names one.
     exchange_fixed: Option<String>,
+    /// Likewise the routing key.
+    routing_key_fixed: Option<String>,
+    management: Option<Management>,
     /// Started by the first call, since the sink is made before there is a runtime.
     publishing: Mutex<Option<Publishing>>,
 }
@@ -148,6 +157,8 @@ impl RabbitMqSink {
         let ca_file = readable("ca_file", options.ca_file)?;
         let target = Target::new(&config.url, login, heartbeat, ca_file, &config.client_name)?;
         let exchange_fixed = exchange.fixed().map(str::to_owned);
+        let routing_key_fixed = routing_key.fixed().map(str::to_owned);
+        let management = options.management_url.as_deref().map(Management::new).transpose()?;
         let content_type = &options.content_type;
         Ok(Self {
             target: Arc::new(target),
@@ -160,6 +171,8 @@ impl RabbitMqSink {
             )?,
             rules: Arc::new(Rules { confirm_timeout, naming, pauses }),
             exchange_fixed,
+            routing_key_fixed,
+            management,
             publishing: Mutex::new(None),
         })
     }
@@ -250,6 +263,16 @@ impl RabbitMqSink {
             }
         }
         link.end().await;
+        if let Some(management) = &self.management {
+            let AMQPUri { authority, vhost, .. } = self.target.access()?.uri;
+            let concern = match (self.exchange_fixed.as_deref(), self.routing_key_fixed.as_deref())
+            {
+                (Some(""), Some(queue)) => Concern::Queue(queue),
+                (Some("") | None, _) => Concern::All,
+                (Some(exchange), _) => Concern::Exchange(exchange),
+            };
+            warnings.extend(management.warnings(&authority.userinfo, &vhost, concern).await);
+        }
         match unanswered {
             None => Ok(warnings),
             Some(problem) => {

@@ -47,14 +47,28 @@ pub struct Record {
 impl RabbitMq {
     /// Starts a broker with an empty data folder; a few seconds.
     pub fn start() -> RabbitMq {
+        RabbitMq::start_with("[].", "")
+    }
+
+    /// As [`RabbitMq::start`], with the management API on the port that comes back.
+    pub fn start_with_management() -> (RabbitMq, u16) {
+        let port = free_port();
+        let broker = RabbitMq::start_with(
+            "[rabbitmq_management].",
+            &format!("management.tcp.ip=127.0.0.1\nmanagement.tcp.port={port}\n"),
+        );
+        (broker, port)
+    }
+
+    fn start_with(plugins: &str, more: &str) -> RabbitMq {
         let program = Path::new(PROGRAMS).join("rabbitmq-server");
         assert!(program.exists(), "no RabbitMQ; run `apt-get install rabbitmq-server`");
         let folder = scratch("rabbitmq");
         let [port, dist_port, epmd_port] = [free_port(), free_port(), free_port()];
-        fs::write(folder.join("enabled_plugins"), "[].\n").unwrap();
+        fs::write(folder.join("enabled_plugins"), format!("{plugins}\n")).unwrap();
         let configuration = format!(
             "listeners.tcp.1=127.0.0.1:{port}\ndisk_free_limit.absolute=50MB\n\
-             max_message_size={MESSAGE_BYTES_MAX}\n"
+             max_message_size={MESSAGE_BYTES_MAX}\n{more}"
         );
         fs::write(folder.join("rabbitmq.conf"), configuration).unwrap();
         let mut command = Command::new("epmd");
