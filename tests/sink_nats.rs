@@ -482,6 +482,8 @@ async fn a_stream_without_a_quorum_is_an_outage_and_only_jetstream_proves_one_mi
     // when two of three are gone, until the last one has noticed that it leads nothing
     two.kill();
     three.kill();
+    let mut mixed = messages("quorum", 2);
+    mixed[1].topic = "nowhere".into();
     let batch = messages("quorum", 2);
     let (mut attempts, started) = (0, Instant::now());
     loop {

@@ -122,7 +122,7 @@ async fn thirty_two_callers_lose_nothing_and_keep_the_order_of_their_keys() {
     let mut next: HashMap<(u64, u64), u64> = HashMap::new();
     for record in &records {
         // The identity carries the number, and with it lane, key and round.
-        let transaction = record.message_id.split(':').nth(1).unwrap();
+        let transaction = record.message_id.split(':').nth(2).unwrap();
         let number = u64::from_str_radix(transaction, 16).unwrap() - 0x1000;
         let (lane, step) = (number % LANES as u64, number / LANES as u64);
         let next = next.entry((lane, step % 10)).or_default();

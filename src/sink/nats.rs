@@ -35,6 +35,8 @@ use streams::Streams;
 const BATCH_MESSAGES_MAX: usize = 256;
 const BATCH_BYTES_MAX: usize = 4 << 20;
 const LANES_MAX: usize = 32;
+/// A batch that waits longer gives the confirms that it has; its lane may send another one beside.
+const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// For the server to send back what is published to ourselves, after acks stayed away.
 const ECHO_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -94,14 +96,15 @@ impl NatsSink {
         Ok((generation, live))
     }
 
-    async fn deliver_batch(&self, batch: &[Message]) -> Result<Vec<Verdict>, Failure> {
+    async fn deliver_batch(&self, batch: &[Message], told: &Verdicts) -> Result<(), Failure> {
         if batch.is_empty() {
-            return Ok(Vec::new());
+            return Ok(());
         }
         let (generation, live) = self.live().await?;
         self.judge.begins(std::time::Instant::now());
         let outgoing: Vec<Outgoing<'_>> = batch.iter().map(Outgoing::new).collect();
-        let mut round = self.attempt(&generation, &live, &outgoing).await?;
+        let mut early = Early { told, given: vec![false; batch.len()] };
+        let mut round = self.attempt(&generation, &live, &outgoing, Some(&mut early)).await?;
         self.examine(&generation, &live, batch, &mut round).await?;
         let verdicts = verdicts(batch, round.answers, &round.missing);
         let rows = |wanted: fn(&Verdict) -> bool| {
@@ -110,7 +113,9 @@ impl NatsSink {
         };
         self.judge.unknown(rows(|verdict| matches!(verdict, Verdict::Unknown(_))));
         self.judge.confirmed(rows(|verdict| matches!(verdict, Verdict::Confirmed)));
-        Ok(verdicts)
+        let given = early.given;
+        told.give_each(verdicts.into_iter().enumerate().filter(|(index, _)| !given[*index]));
+        Ok(())
     }
 
     /// Publishes once and waits for the answers. Afterwards nothing of it is left in this process.
@@ -119,6 +124,7 @@ impl NatsSink {
         generation: &Generation,
         live: &Live,
         outgoing: &[Outgoing<'_>],
+        mut early: Option<&mut Early<'_>>,
     ) -> Result<Round, Failure> {
         // One deadline for the whole batch: counted a message, a lost connection would cost as
         // many timeouts as there are messages.
@@ -127,26 +133,36 @@ impl NatsSink {
         let subjects = outgoing.iter().map(|one| Arc::clone(&one.message.topic)).collect();
         let mut ticket = live.acks.register(subjects);
         let mut missing = String::new();
-        tokio::select! {
-            // Answers first: what is confirmed counts, whatever happened to the connection.
-            biased;
-            published = timeout_at(deadline, self.publish(live, &mut ticket, outgoing)) => {
-                match published {
-                    Ok(Ok(())) => {}
-                    Ok(Err(reason)) => generation.breach(FailureKind::Transient, &reason),
-                    Err(_) if echoes(live, &ticket).await => {
-                        missing = format!(
-                            "no publish ack of NATS within {waited:?}, though the server answers: \
-                             the stream has no leader or no quorum, or is busy"
-                        );
-                    }
-                    Err(_) => {
-                        let reason = format!("no publish ack of NATS within {waited:?}");
-                        generation.breach(FailureKind::Transient, &reason);
-                    }
+        let published = {
+            let id = ticket.id();
+            let publishing = timeout_at(deadline, self.publish(live, &mut ticket, outgoing));
+            let mut publishing = std::pin::pin!(publishing);
+            loop {
+                tokio::select! {
+                    // Answers first: what is confirmed counts, whatever happened to the
+                    // connection. The pause last: it is for what is confirmed meanwhile.
+                    biased;
+                    published = &mut publishing => break Some(published),
+                    () = generation.gone() => break None,
+                    () = tokio::time::sleep(STUCK_AFTER) => if let Some(early) = &mut early {
+                        early.confirm(live.acks.stored(id));
+                    },
                 }
             }
-            () = generation.gone() => {}
+        };
+        match published {
+            None | Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(reason))) => generation.breach(FailureKind::Transient, &reason),
+            Some(Err(_)) if echoes(live, &ticket).await => {
+                missing = format!(
+                    "no publish ack of NATS within {waited:?}, though the server answers: the \
+                     stream has no leader or no quorum, or is busy"
+                );
+            }
+            Some(Err(_)) => {
+                let reason = format!("no publish ack of NATS within {waited:?}");
+                generation.breach(FailureKind::Transient, &reason);
+            }
         }
         let Some(breach) = generation.breached() else {
             return Ok(Round { answers: ticket.take(), missing, usable: true });
@@ -216,6 +232,20 @@ struct Outgoing<'a> {
 impl<'a> Outgoing<'a> {
     fn new(message: &'a Message) -> Self {
         Self { message, id: None }
+    }
+}
+
+/// Confirms that are given while others of the batch have no answer yet.
+struct Early<'a> {
+    told: &'a Verdicts,
+    given: Vec<bool>,
+}
+
+impl Early<'_> {
+    fn confirm(&mut self, stored: Vec<usize>) {
+        let fresh =
+            stored.into_iter().filter(|index| !std::mem::replace(&mut self.given[*index], true));
+        self.told.confirm(fresh);
     }
 }
 
@@ -296,7 +326,7 @@ impl Sink for NatsSink {
             lanes_max: LANES_MAX,
             // A stream that is full for one message may have room for the next.
             ordering: Ordering::Nothing,
-            stuck_after: None,
+            stuck_after: Some(STUCK_AFTER),
         }
     }
 
@@ -312,11 +342,7 @@ impl Sink for NatsSink {
         batch: &'a [Message],
         verdicts: &'a Verdicts,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let known = self.deliver_batch(batch).await?;
-            verdicts.give_each(known.into_iter().enumerate());
-            Ok(())
-        })
+        Box::pin(self.deliver_batch(batch, verdicts))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

@@ -38,8 +38,8 @@ use self::link::Link;
 use self::management::{Concern, Management};
 use self::naming::Naming;
 use self::pauses::{Leave, Pauses, Route};
-use self::publisher::{Job, Publisher};
-use self::session::Rules;
+use self::publisher::{Job, Publisher, Reply};
+use self::session::{Rules, STUCK_AFTER};
 use self::target::{Login, Target};
 use super::{
     Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts, readable, secret_option,
@@ -188,33 +188,47 @@ impl RabbitMqSink {
         publishing.jobs.clone()
     }
 
-    async fn publish(&self, batch: &[Message]) -> Result<Vec<Verdict>, Failure> {
-        let mut verdicts = Vec::with_capacity(batch.len());
+    async fn publish(&self, batch: &[Message], verdicts: &Verdicts) -> Result<(), Failure> {
+        // Where the envelopes' messages stand in the batch.
+        let mut numbers = Vec::with_capacity(batch.len());
         let mut envelopes = Vec::with_capacity(batch.len());
-        for message in batch {
+        for (number, message) in batch.iter().enumerate() {
             match self.envelopes.wrap(message) {
                 Ok(envelope) => match self.held(&envelope) {
                     None => {
-                        verdicts.push(None);
+                        numbers.push(number);
                         envelopes.push(envelope);
                     }
-                    held => verdicts.push(held),
+                    Some(held) => verdicts.give(number, held),
                 },
-                Err(reason) => verdicts.push(Some(Verdict::Rejected(reason))),
+                Err(reason) => verdicts.give(number, Verdict::Rejected(reason)),
             }
         }
-        let mut published = Vec::new();
-        if !envelopes.is_empty() {
-            let (reply, answer) = oneshot::channel();
-            let gone = || Failure::definite("the task that publishes to RabbitMQ has ended");
-            self.jobs().send(Job { envelopes, reply }).await.map_err(|_| gone())?;
-            published = answer.await.map_err(|_| gone())??;
+        if envelopes.is_empty() {
+            return Ok(());
         }
-        let mut published = published.into_iter();
-        let settled = verdicts.into_iter().map(|verdict| {
-            verdict.or_else(|| published.next()).expect("the task gives one verdict an envelope")
-        });
-        Ok(settled.collect())
+        let (early, mut some) = mpsc::channel(1);
+        let (all, mut answer) = oneshot::channel();
+        let reply = Reply { early, all };
+        let gone = || Failure::definite("the task that publishes to RabbitMQ has ended");
+        self.jobs().send(Job { envelopes, reply }).await.map_err(|_| gone())?;
+        let mut given = vec![false; numbers.len()];
+        let published = loop {
+            // Early ones first: they were said before. Both are cancel safe.
+            tokio::select! { biased;
+                Some(known) = some.recv() => {
+                    for (index, verdict) in known {
+                        given[index] = true;
+                        verdicts.give(numbers[index], verdict);
+                    }
+                }
+                published = &mut answer => break published.map_err(|_| gone())??,
+            }
+        };
+        assert_eq!(published.len(), numbers.len(), "the task gives one verdict an envelope");
+        let late = published.into_iter().enumerate().filter(|(index, _)| !given[*index]);
+        verdicts.give_each(late.map(|(index, verdict)| (numbers[index], verdict)));
+        Ok(())
     }
 
     /// The verdict of a message that is not sent now, since the broker refused its like.
@@ -290,7 +304,7 @@ impl Sink for RabbitMqSink {
             lanes_max: LANES_MAX,
             // A nack or a return stops nothing that was published after it.
             ordering: Ordering::Nothing,
-            stuck_after: None,
+            stuck_after: Some(STUCK_AFTER),
         }
     }
 
@@ -303,11 +317,7 @@ impl Sink for RabbitMqSink {
         batch: &'a [Message],
         verdicts: &'a Verdicts,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let known = self.publish(batch).await?;
-            verdicts.give_each(known.into_iter().enumerate());
-            Ok(())
-        })
+        Box::pin(self.publish(batch, verdicts))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {

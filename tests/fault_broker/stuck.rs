@@ -1,4 +1,5 @@
-//! Fault 52: one queue is full and refuses, others go on, and the database's connection flaps.
+//! Fault 52: one queue is full and refuses, others go on, and the database's connection flaps;
+//! and a destination that answers nothing at all.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::RangeInclusive;
@@ -101,4 +102,58 @@ fn a_full_queue_holds_up_its_own_rows_and_no_others() {
     let peak = relay.peak_rss_bytes();
     println!("peak {peak} bytes with {FLOWING} rows behind a full queue");
     assert!(peak <= RSS_BYTES_MAX, "{peak}");
+}
+
+/// Rows of another destination go on beside one that never answers, though one lane has both and
+/// nobody gives that one up.
+fn silent_destination(broker: &mut Broker, outbox: &Outbox, silent: &str, patience: &str) {
+    let flowing = format!("{}_flowing", outbox.name);
+    broker.prepare(&flowing);
+    insert(&outbox.client, silent, 1..=3, 3);
+    let mut relay = outbox
+        .relay(&broker.url())
+        .args(&["--set", "relay.lanes=1", "--set", &format!("{patience}=10m")])
+        .started();
+    for hundred in 0..3 {
+        insert(&outbox.client, &flowing, hundred * 100 + 1..=(hundred + 1) * 100, 50);
+        let all = || broker.read_on(&flowing).len() >= (hundred + 1) * 100;
+        assert!(eventually(PATIENCE, all), "{}", relay.log());
+    }
+    assert!(relay.is_running(), "{}", relay.log());
+    relay.kill();
+}
+
+#[test]
+fn a_stream_that_never_answers_holds_up_its_own_rows_and_no_others() {
+    let outbox = Outbox::fresh("silent_stream");
+    let silent = format!("{}_silent", outbox.name);
+    let mut broker = Broker::start(Kind::Nats);
+    let mute = async_nats::jetstream::stream::Config {
+        name: silent.clone(),
+        subjects: vec![topic(&silent)],
+        no_ack: true,
+        ..Default::default()
+    };
+    broker.block_on(broker.nats().create_stream_with(mute));
+    silent_destination(&mut broker, &outbox, &silent, "sink.ack_timeout");
+}
+
+#[test]
+fn a_queue_that_never_answers_holds_up_its_own_rows_and_no_others() {
+    let outbox = Outbox::fresh("silent_queue");
+    let silent = format!("{}_silent", outbox.name);
+    let mut broker = Broker::start(Kind::RabbitMq);
+    broker.block_on(async {
+        let rabbitmq = broker.rabbitmq();
+        rabbitmq.declare_exchange(&topic(&silent), ExchangeKind::Topic).await;
+        rabbitmq.declare_classic_queue(&silent, &[]).await;
+        rabbitmq.bind(&silent, &topic(&silent), "#").await;
+    });
+    // Its process stands still, as one does that waits for a disk.
+    let suspend = format!(
+        "{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<\"/\">>, queue, <<\"{silent}\">>)), \
+         sys:suspend(amqqueue:get_pid(Q))."
+    );
+    broker.rabbitmq().control(&["eval", &suspend]);
+    silent_destination(&mut broker, &outbox, &silent, "sink.confirm_timeout");
 }

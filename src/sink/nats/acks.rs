@@ -185,6 +185,17 @@ impl Acks {
         drop(denied.wait_for(|denied| denied.contains(subject)).await);
     }
 
+    /// The messages of a batch that are stored for sure by now.
+    pub(super) fn stored(&self, id: u64) -> Vec<usize> {
+        let batches = self.lock();
+        let answers = batches.get(&id).map(|batch| batch.answers.iter().enumerate());
+        let stored = answers
+            .into_iter()
+            .flatten()
+            .filter(|(_, answer)| matches!(answer, Some(Answer::Stored { duplicate: false, .. })));
+        stored.map(|(index, _)| index).collect()
+    }
+
     fn settle(&self, id: u64, index: usize, answer: Answer) {
         if let Some(batch) = self.lock().get_mut(&id) {
             batch.settle(index, answer);
@@ -204,6 +215,11 @@ pub(super) struct Ticket {
 }
 
 impl Ticket {
+    /// Of its batch, for [`Acks::stored`].
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
     /// Reply subject of the message at `index`.
     pub(super) fn reply(&self, index: usize) -> String {
         let mut digits = (itoa::Buffer::new(), itoa::Buffer::new());

@@ -184,7 +184,7 @@ impl NatsSink {
         if outgoing.is_empty() {
             return Ok(());
         }
-        let again = self.attempt(generation, live, &outgoing).await?;
+        let again = self.attempt(generation, live, &outgoing, None).await?;
         for ((index, _), answer) in foreign.into_iter().zip(again.answers) {
             // A duplicate of the same content is this row, stored by an earlier attempt.
             round.answers[index] = answer;

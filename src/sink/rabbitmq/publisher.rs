@@ -21,7 +21,14 @@ use crate::sink::Verdict;
 /// Messages remembered to go alone; there are more only when they never came back.
 const SUSPECTS_MAX: usize = 10 * WINDOW_MESSAGES;
 
-pub(super) type Reply = oneshot::Sender<Result<Vec<Verdict>, Failure>>;
+/// Where the verdicts of a batch go.
+pub(super) struct Reply {
+    /// Those that are known while others of the batch are not, with their numbers in it. They come
+    /// at the end once more.
+    pub(super) early: mpsc::Sender<Vec<(usize, Verdict)>>,
+    /// All of them.
+    pub(super) all: oneshot::Sender<Result<Vec<Verdict>, Failure>>,
+}
 
 /// A batch of a lane and where its verdicts go.
 pub(super) struct Job {
@@ -100,7 +107,7 @@ impl Publisher {
         while let Some(job) = next {
             let copy = Failure::new(failure.kind(), failure.to_string());
             // A lane that is gone needs no answer.
-            drop(job.reply.send(Err(copy)));
+            drop(job.reply.all.send(Err(copy)));
             next = self.jobs.try_recv().ok();
         }
     }

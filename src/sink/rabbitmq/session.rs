@@ -38,6 +38,8 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Events handled in a row before the other branches are looked at.
 const EVENTS_MAX: usize = 256;
 
+/// A batch that waits longer tells the verdicts that it has; its lane may send another one beside.
+pub(super) const STUCK_AFTER: Duration = Duration::from_millis(500);
 /// How often a connection that the broker blocks is named.
 const BLOCKED_LINES: Duration = Duration::from_secs(60);
 
@@ -67,8 +69,32 @@ struct Batch {
     /// Exchange and routing key of each message.
     addresses: Vec<(ShortString, ShortString)>,
     unsettled: usize,
+    /// Which verdicts were told early; empty until the batch is stuck.
+    told: Vec<bool>,
     reply: Reply,
     taken_at: Instant,
+}
+
+impl Batch {
+    /// Tells what is known of a batch of which one row keeps the others waiting.
+    fn tell_early(&mut self) {
+        if self.taken_at.elapsed() < STUCK_AFTER {
+            return;
+        }
+        self.told.resize(self.verdicts.len(), false);
+        let known = self.verdicts.iter().enumerate().zip(&self.told);
+        let fresh: Vec<(usize, Verdict)> = known
+            .filter(|(_, told)| !**told)
+            .filter_map(|((index, verdict), _)| Some((index, verdict.clone()?)))
+            .collect();
+        let indices: Vec<usize> = fresh.iter().map(|(index, _)| *index).collect();
+        // Where there is no room, they come with the next ones.
+        if !fresh.is_empty() && self.reply.early.try_send(fresh).is_ok() {
+            for index in indices {
+                self.told[index] = true;
+            }
+        }
+    }
 }
 
 /// Why a link is given up.
@@ -181,6 +207,7 @@ impl<'a> Session<'a> {
                     }
                 }
                 _ = clock.tick() => {
+                    self.batches.iter_mut().for_each(|(_, batch)| batch.tell_early());
                     if let Some(loss) = self.overdue(link, closing) { return loss }
                 }
                 job = jobs.recv(), if room => match job {
@@ -251,7 +278,8 @@ impl<'a> Session<'a> {
         let address =
             |envelope: &Envelope| (envelope.exchange.clone(), envelope.routing_key.clone());
         let addresses = envelopes.iter().map(address).collect();
-        let batch = Batch { verdicts, addresses, unsettled: count, reply, taken_at };
+        let batch =
+            Batch { verdicts, addresses, unsettled: count, told: Vec::new(), reply, taken_at };
         let job = self.batches.insert(batch);
         if names.is_empty() {
             let known = Looked { channel: None, present: Vec::new(), missing: HashSet::new() };
@@ -391,7 +419,7 @@ impl<'a> Session<'a> {
             let batch = self.batches.remove(place.job);
             let verdicts = batch.verdicts.into_iter().flatten().collect();
             // A lane that is gone needs no answer.
-            drop(batch.reply.send(Ok(verdicts)));
+            drop(batch.reply.all.send(Ok(verdicts)));
         }
     }
 
@@ -400,7 +428,7 @@ impl<'a> Session<'a> {
         if !link.is_open() {
             return Some(Loss::Broken("the connection to RabbitMQ is closed".to_owned()));
         }
-        if closing && self.batches.iter().all(|(_, batch)| batch.reply.is_closed()) {
+        if closing && self.batches.iter().all(|(_, batch)| batch.reply.all.is_closed()) {
             return Some(Loss::Broken("the sink was closed".to_owned()));
         }
         if let Some((_, said_at)) = &mut self.blocked {
@@ -466,7 +494,7 @@ impl<'a> Session<'a> {
             let verdicts =
                 batch.verdicts.into_iter().map(|verdict| verdict.unwrap_or_else(unknown));
             // A lane that is gone needs no answer.
-            drop(batch.reply.send(Ok(verdicts.collect())));
+            drop(batch.reply.all.send(Ok(verdicts.collect())));
         }
     }
 
