@@ -50,6 +50,25 @@ fn a_server_that_falls_silent_is_given_up_for_a_new_connection() {
 }
 
 #[test]
+fn a_stream_that_fell_silent_holds_up_no_stop() {
+    // given a relay whose connection transports nothing more
+    let server = Postgres::shared();
+    let name = empty_outbox(server, "silent_stop");
+    let client = server.client_for(&name);
+    let proxy = Proxy::start(server.address());
+    let url = server.url_at(proxy.addr(), &name);
+    let mut relay = quick_relay(&url, "null://", &name).started();
+    insert(&client);
+    await_drained(&client, &name, &relay);
+    proxy.freeze_open();
+    // when it is stopped
+    let begun = Instant::now();
+    assert!(relay.terminate().success(), "{}", relay.log());
+    // then it stops
+    assert!(begun.elapsed() < STOP_MAX, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_server_that_never_answers_is_an_outage_and_holds_up_no_stop() {
     // given an address that takes connections and says nothing
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();

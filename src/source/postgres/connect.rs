@@ -247,7 +247,9 @@ impl Attempt<'_> {
         authenticate(&mut connection, &info.user, password.as_ref(), protection)
             .await
             .map_err(failed)?;
-        connection.become_ready().await.map_err(|e| failed(e.into()))?;
+        // Once a session: the stream's login, and not that of each question.
+        let says_warnings = self.purpose == Purpose::Replication;
+        connection.become_ready(says_warnings).await.map_err(|e| failed(e.into()))?;
         Ok(connection)
     }
 

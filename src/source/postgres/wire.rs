@@ -295,24 +295,25 @@ impl Connection {
         }
     }
 
-    /// Reads on from AuthenticationOk to the first ReadyForQuery.
+    /// Reads on from AuthenticationOk to the first ReadyForQuery. What the server warns of at a
+    /// login, such as a password that expires soon (PostgreSQL 19), is logged where it is asked for.
     ///
     /// # Cancel safety
     /// Not cancel safe; drop the connection.
-    pub(crate) async fn become_ready(&mut self) -> Result<(), WireError> {
+    pub(crate) async fn become_ready(&mut self, says_warnings: bool) -> Result<(), WireError> {
         self.frame_bytes_max = FRAME_BYTES_MAX;
         loop {
             let (tag, body) = self.receive_any().await?;
             match tag {
                 PARAMETER_STATUS | BACKEND_KEY_DATA => put_frame(tag, &body, &mut self.greeting),
-                // Such as a password that expires soon (PostgreSQL 19).
-                NOTICE_RESPONSE => {
+                NOTICE_RESPONSE if says_warnings => {
                     let notice = ServerError::parse(&body);
                     let (code, text) = (&notice.code, &notice.message);
                     if is_worth_a_line() {
                         tracing::warn!(%code, "PostgreSQL says at login: {text}");
                     }
                 }
+                NOTICE_RESPONSE => {}
                 NEGOTIATE_PROTOCOL_VERSION => {}
                 ERROR_RESPONSE => return Err(server_error(&body)),
                 READY_FOR_QUERY => return Ok(()),

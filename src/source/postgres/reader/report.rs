@@ -22,7 +22,7 @@ impl Reader {
     /// that nobody uses for so long, the reader does not wait for it.
     pub(super) async fn report(&mut self, error: PostgresError) -> Result<(), End> {
         let let_go = matches!(error, PostgresError::LetGo { .. });
-        self.gave_away |= let_go;
+        self.gave_away |= let_go || matches!(error, PostgresError::ShuttingDown);
         let since = self.acknowledged();
         let idle_max = self.watching.idle_slot_max();
         let heals = error.kind() == FailureKind::Transient;
