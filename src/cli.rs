@@ -96,7 +96,7 @@ PostgreSQL: the publication comes before the slot, which cannot see one that was
 MySQL, MariaDB: rows that the table has already are published by the first run, unless
 --skip-existing leaves them out.")]
     Init(init::InitFlags),
-    /// Check every precondition once, and say how to mend each failure
+    /// Check every precondition once, and say how to fix each failure
     #[command(after_help = "\
 Example:
   walpost check --json | jq '.findings[] | select(.standing != \"ok\")'

@@ -200,3 +200,35 @@ fn every_page_of_the_book_is_in_its_summary_and_every_link_leads_to_a_page() {
         }
     }
 }
+
+/// All text of the sources, with strings that go over several lines put together.
+fn sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let source = std::fs::read_to_string(path).unwrap();
+            let mut lines = source.split("\\\n");
+            text.push_str(lines.next().unwrap());
+            lines.for_each(|line| text.push_str(line.trim_start()));
+        }
+    }
+}
+
+#[test]
+fn each_message_of_the_page_of_errors_is_one_that_walpost_has() {
+    let mut text = String::new();
+    sources(&root().join("src"), &mut text);
+    let page = read("docs/src/errors.md");
+    let rows = page.lines().filter(|line| line.starts_with("| ") && line.contains('`'));
+    let mut messages = 0;
+    for row in rows {
+        let says = row.trim_end_matches('|').rsplit_once(" | ").unwrap().1;
+        for message in says.split('`').skip(1).step_by(2) {
+            assert!(text.contains(message), "no source says {message:?}");
+            messages += 1;
+        }
+    }
+    assert!(messages > 50, "{messages} messages");
+}

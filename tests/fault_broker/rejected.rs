@@ -28,7 +28,7 @@ fn assert_rejected(relay: &mut Relay, object: &str) {
     let log = relay.log();
     assert_eq!(status.code(), Some(1), "{log}");
     let lines: Vec<&str> =
-        log.lines().filter(|line| line.contains("the broker rejects row")).collect();
+        log.lines().filter(|line| line.contains("cannot be published: ")).collect();
     assert_eq!(lines.len(), 1, "{log}");
     let (_, row) = lines[0].split_once("rejects row ").unwrap();
     assert_eq!(row.splitn(4, ':').count(), 4, "it names the row: {row}");
