@@ -30,7 +30,7 @@ fn assert_rejected(relay: &mut Relay, object: &str) {
     let lines: Vec<&str> =
         log.lines().filter(|line| line.contains("cannot be published: ")).collect();
     assert_eq!(lines.len(), 1, "{log}");
-    let (_, row) = lines[0].split_once("rejects row ").unwrap();
+    let (_, row) = lines[0].split_once("walpost: row ").unwrap();
     assert_eq!(row.splitn(4, ':').count(), 4, "it names the row: {row}");
     assert!(lines[0].contains(object), "it names {object}: {row}");
 }
