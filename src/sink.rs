@@ -113,6 +113,15 @@ pub trait Sink: Send + Sync {
     /// Transient: not reachable. Denied: credentials. Definite: cannot ever work as configured.
     fn probe(&self) -> BoxFuture<'_, Result<Vec<String>, Failure>>;
 
+    /// Looks at the destinations whose names begin so, where it can, before a row goes there; for
+    /// `walpost check`. Returns warnings as [`Sink::probe`] does.
+    ///
+    /// # Errors
+    /// As [`Sink::probe`].
+    fn examine<'a>(&'a self, _prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(async { Ok(Vec::new()) })
+    }
+
     /// Publishes, and waits for the broker's confirm: one verdict a message, each given as soon as
     /// it is known. Ends by itself: a broker that answers nothing makes it `Unknown` in bounded
     /// time, unless the client library itself retries in order for ever (Kafka); then

@@ -3,6 +3,7 @@
 
 mod killed;
 mod lost;
+mod only_kafka;
 mod outage;
 mod rejected;
 mod stuck;

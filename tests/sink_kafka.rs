@@ -401,6 +401,167 @@ async fn a_topic_that_we_may_see_but_not_write_to_is_rejected() {
     assert_eq!(sink.deliver_all(&batch).await.unwrap(), confirmed(1));
 }
 
+/// Sends as a lane would until nothing is unknown any more; the keys of what was rejected, and why.
+async fn judged(sink: &KafkaSink, batch: Vec<Message>) -> Vec<(Option<Bytes>, String)> {
+    let (mut waiting, mut rejected) = (batch, Vec::new());
+    for _ in 0..10 {
+        let mut verdicts = sink.deliver_all(&waiting).await.unwrap().into_iter();
+        waiting.retain(|message| match verdicts.next().unwrap() {
+            Verdict::Confirmed => false,
+            Verdict::Unknown(_) => true,
+            Verdict::Rejected(text) => {
+                rejected.push((message.key.clone(), text));
+                false
+            }
+            Verdict::Absent(text) => panic!("{text}"),
+        });
+        if waiting.is_empty() {
+            return rejected;
+        }
+    }
+    panic!("it never ends: {waiting:?}");
+}
+
+/// So that no compression makes it smaller.
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(7);
+    (0..bytes).map(|_| random.u8(..)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_who_may_not_read_a_topics_settings_has_the_broker_judge_sizes() {
+    // given a topic that takes 3 MB, and a user who may write to it and nothing else
+    let kafka = shared();
+    kafka.create_topic("undescribed", 1, &[("max.message.bytes", "3000000")]);
+    kafka.grant_write("relay", "undescribed");
+    let sink = sink(&kafka.sasl_url("relay", "secret"));
+    let probe = [message("undescribed", "probe", "value", 0)];
+    for attempt in 0.. {
+        assert!(attempt < 1000, "the right does not arrive");
+        if sink.deliver_all(&probe).await.unwrap() == confirmed(1) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // then a row of 2 MB is taken, and one of 4 MB is refused by the broker, alone
+    let batch = vec![
+        message("undescribed", "a", noise(2_000_000), 1),
+        message("undescribed", "b", noise(4_000_000), 2),
+        message("undescribed", "c", "small", 3),
+    ];
+    let rejected = judged(&sink, batch).await;
+    let [(key, text)] = &rejected[..] else { panic!("{rejected:?}") };
+    assert_eq!(key.as_deref(), Some(&b"b"[..]));
+    assert!(text.contains("undescribed") && text.contains("max.message.bytes"), "{text}");
+    assert_eq!(kafka.read_back("undescribed").len(), 3);
+    // and `check` names the right that is missing
+    let warnings = sink.examine("undescribed").await.unwrap();
+    assert!(warnings.iter().any(|one| one.contains("DescribeConfigs")), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_compressed_is_judged_by_the_broker() {
+    let kafka = shared();
+    kafka.create_topic("squeezed", 1, &[]);
+    let sink = sink_with(&kafka.url(), "compression = 'zstd'");
+    let batch = vec![
+        message("squeezed", "large", vec![b'x'; 3_000_000], 1),
+        message("squeezed", "noisy", noise(3_000_000), 2),
+        message("squeezed", "small", "small", 3),
+    ];
+    let rejected = judged(&sink, batch).await;
+    let keys: Vec<_> = rejected.iter().map(|(key, _)| key.as_deref().unwrap()).collect();
+    assert_eq!(keys, [b"noisy"]);
+    assert_eq!(kafka.read_back("squeezed").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_from_the_future_is_refused_alone_and_its_message_names_the_way_out() {
+    // given rows of now, and one of in three hours
+    let kafka = shared();
+    kafka.create_topic("future", 1, &[("message.timestamp.after.max.ms", "3600000")]);
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = i64::try_from(now.as_micros()).unwrap();
+    let mut batch: Vec<Message> =
+        (0..4).map(|n| message("future", &format!("key-{n}"), "value", n)).collect();
+    batch.iter_mut().for_each(|message| message.timestamp_micros = now);
+    batch[2].timestamp_micros = now + 3 * 3_600_000_000;
+    // when
+    let rejected = judged(&sink(&kafka.url()), batch.clone()).await;
+    // then
+    let [(key, text)] = &rejected[..] else { panic!("{rejected:?}") };
+    assert_eq!(key.as_deref(), Some(&b"key-2"[..]));
+    for word in ["created_at", "message.timestamp.after.max.ms", "sink.timestamp = \"now\""] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert_eq!(kafka.read_back("future").len(), 3);
+    // when the way out is taken
+    let sink = sink_with(&kafka.url(), "timestamp = 'now'");
+    assert!(judged(&sink, batch.split_off(2)).await.is_empty());
+    let records = kafka.read_back("future");
+    assert!(records.iter().all(|record| record.timestamp.unwrap() < now / 1000 + 3_000_000));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_without_a_key_is_refused_by_a_compacted_topic_alone_and_by_name() {
+    let kafka = shared();
+    kafka.create_topic("compacted", 1, &[("cleanup.policy", "compact")]);
+    let mut batch: Vec<Message> =
+        (0..5).map(|n| message("compacted", &format!("key-{n}"), "value", n)).collect();
+    batch[3].key = None;
+    let rejected = judged(&sink(&kafka.url()), batch).await;
+    let [(key, text)] = &rejected[..] else { panic!("{rejected:?}") };
+    assert_eq!(*key, None);
+    assert!(text.contains("compacted topic takes none without a key"), "{text}");
+    assert_eq!(kafka.read_back("compacted").len(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_illegal_topic_name_is_rejected_with_the_ways_out() {
+    let sink = sink(&shared().url());
+    let verdicts = sink.deliver_all(&[message("Order Created", "key", "value", 1)]).await.unwrap();
+    let Verdict::Rejected(text) = &verdicts[0] else { panic!("{verdicts:?}") };
+    assert!(text.contains("Order Created") && text.contains("outbox.topic"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unwise_about_our_topics_is_found_before_the_first_row() {
+    let kafka = shared();
+    let configs = [("retention.ms", "60000"), ("cleanup.policy", "compact,delete")];
+    kafka.create_topic("examined.one", 1, &configs);
+    kafka.create_topic("examined.two", 1, &[("min.insync.replicas", "2")]);
+    let warnings = sink(&kafka.url()).examine("examined.").await.unwrap();
+    for words in [
+        ["examined.one", "compacted"],
+        ["examined.one", "keeps a record for 1 min"],
+        ["examined.two", "confirms nothing"],
+        ["examined.two", "replication factor 1"],
+    ] {
+        let named = warnings.iter().any(|one| words.iter().all(|word| one.contains(word)));
+        assert!(named, "{words:?}: {warnings:#?}");
+    }
+    assert!(sink(&kafka.url()).examine("nothing.like.it").await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_password_file_is_read_at_the_next_login() {
+    // given a file with what is not the password
+    let kafka = shared();
+    kafka.create_topic("rotated", 1, &[]);
+    let path = crate::support::process::scratch("kafka-password").join("password");
+    std::fs::write(&path, "outdated\n").unwrap();
+    let url = kafka.sasl_url("relay", "").replace(":@", "@");
+    let sink = sink_with(&url, &format!("password_file = '{}'", path.display()));
+    let batch = [message("rotated", "key", "value", 1)];
+    let denied = sink.deliver_all(&batch).await.unwrap_err();
+    assert_eq!(denied.kind(), FailureKind::Denied);
+    // when it is there
+    std::fs::write(&path, "secret\n").unwrap();
+    // then it logs in, and only the right to this topic is missing
+    let verdicts = sink.deliver_all(&batch).await.unwrap();
+    assert!(matches!(&verdicts[0], Verdict::Rejected(text) if text.contains("rotated")));
+}
+
 /// Figures, not a test: `cargo test --test walpost measure_kafka -- --ignored --nocapture`.
 #[ignore = "prints figures for a person to read"]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -39,10 +39,11 @@ struct Report {
 pub(crate) async fn check(values: &Values, flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let settings = values.settings()?;
     let sink = sink::open(&settings.sink)?;
+    let prefix = settings.outbox.topic.split('{').next().unwrap_or_default();
     let mut findings = vec![Finding::ok("configuration", values.file().unwrap_or("no file"))];
     let (source, sink) = tokio::join!(
         check_source(&settings.source, &settings.outbox),
-        check_sink(&*sink, settings.sink.url.masked_url())
+        check_sink(&*sink, settings.sink.url.masked_url(), prefix)
     );
     findings.extend(source);
     findings.extend(sink);
@@ -94,8 +95,14 @@ async fn check_source(settings: &SourceSettings, outbox: &OutboxSettings) -> Vec
     vec![unreachable("source", &settings.url().masked_url(), &failure)]
 }
 
-async fn check_sink(sink: &dyn Sink, shown: String) -> Vec<Finding> {
-    let probed = match tokio::time::timeout(ANSWER_TIMEOUT, sink.probe()).await {
+/// `prefix` is what the names of all destinations begin with.
+async fn check_sink(sink: &dyn Sink, shown: String, prefix: &str) -> Vec<Finding> {
+    let looking = async {
+        let mut warnings = sink.probe().await?;
+        warnings.extend(sink.examine(prefix).await?);
+        Ok(warnings)
+    };
+    let probed = match tokio::time::timeout(ANSWER_TIMEOUT, looking).await {
         Ok(probed) => probed,
         Err(_) => Err(Failure::transient(format!("no answer within {ANSWER_TIMEOUT:?}"))),
     };

@@ -12,6 +12,8 @@ use crate::failure::Failure;
 /// For both edges to close once the time to drain is over. A stop takes at most
 /// `drain_seconds_max` and this.
 const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// Of it, for a sink that still holds rows: the source is released after it.
+const DROP_MAX: Duration = Duration::from_secs(3);
 
 /// Where a relay stands between its start and its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,7 @@ impl<S: Source> Relay<S> {
         self.report.last(unsettled);
         let summary = Summary { confirmed: self.report.confirmed_rows(), unsettled };
         let is_sources = matches!(result, Err(RelayError::Source(_)));
-        self.close(deadline + CLOSE_MAX, is_sources).await;
+        self.close(deadline + CLOSE_MAX, is_sources, unsettled > 0).await;
         result.map(|()| summary)
     }
 
@@ -102,10 +104,16 @@ impl<S: Source> Relay<S> {
         }
     }
 
-    /// Both edges side by side: neither waits for what the other has to say.
-    async fn close(self, deadline: Instant, source_failed: bool) {
+    /// Both edges side by side: neither waits for what the other has to say. But what is still with
+    /// the broker's client would be sent beside whoever takes the source over: it is dropped first.
+    async fn close(self, deadline: Instant, source_failed: bool, holds_rows: bool) {
         let (source, sink) = (self.source.close(), self.sink.close());
-        let (source, sink) = tokio::join!(timeout_at(deadline, source), timeout_at(deadline, sink));
+        let (source, sink) = if holds_rows {
+            let sink = timeout_at(deadline.min(Instant::now() + DROP_MAX), sink).await;
+            (timeout_at(deadline, source).await, sink)
+        } else {
+            tokio::join!(timeout_at(deadline, source), timeout_at(deadline, sink))
+        };
         match source {
             // A source that failed has often the same to say again, and it is told once.
             Ok(Err(failure)) if source_failed => {

@@ -272,6 +272,28 @@ async fn a_stop_does_not_wait_for_a_dead_broker_longer_than_it_may() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn rows_that_were_not_confirmed_are_dropped_before_the_source_is_released() {
+    for (is_shut, source_closed_before) in [(true, false), (false, true)] {
+        // given a row that is confirmed, or not
+        let sink = ScriptedSink::new(false);
+        if is_shut {
+            sink.shut("a");
+        }
+        let running = Running::start(sink, [Ok(transactions(&["a"], 1))]);
+        running.settle().await;
+        let (closed, seen) = (Arc::clone(&running.closed), Arc::<Mutex<Option<bool>>>::default());
+        let sees = Arc::clone(&seen);
+        running.sink.on_close(move || {
+            *sees.lock().unwrap() = Some(closed.lock().unwrap().is_some());
+        });
+        // when it stops
+        running.stop().await.unwrap();
+        // then nothing is sent beside whoever holds the source next
+        assert_eq!(*seen.lock().unwrap(), Some(source_closed_before));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_rejected_row_stops_the_relay_before_its_position() {
     let sink = ScriptedSink::new(false);
     sink.answer(|_| Ok(vec![Verdict::Rejected("message of 2 MB, limit 1 MB".into())]));

@@ -9,47 +9,56 @@
 //! ```
 //!
 //! Within a batch, once a message of a key has failed, no later one of that key and topic is
-//! stored: before the queue by not enqueuing it, after it by the broker's sequence check.
+//! stored: before the queue by not enqueuing it, after it by the broker's sequence check. A flight
+//! that takes long gives the verdicts that it has, and says what it waits for.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use rdkafka::error::KafkaError;
-use rdkafka::producer::Producer as _;
-use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Semaphore;
 
-use self::enqueue::{Flight, send};
-use self::flights::Outcome;
-use self::options::Settings;
+use self::enqueue::send;
+use self::options::{Settings, Timestamp};
 use self::producer::{Batching, Producers};
-use self::topics::{Topic, Topics, wire_bytes};
+use self::topics::{Known, Rules, Topic, Topics, wire_bytes};
+use self::verdict::{Judged, absent, judge, refused, too_large};
 use super::{Limits, OpenError, Ordering, Sink, SinkConfig, Verdict, Verdicts};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::message::Message;
 
 mod enqueue;
+mod examine;
 mod flights;
+mod landing;
+mod look_up;
 mod options;
 mod producer;
+mod settings;
+mod stuck;
 mod topics;
+mod verdict;
 
-/// Longest wait for a broker's first answer in [`Sink::probe`].
-const PROBE_MAX: Duration = Duration::from_secs(5);
-/// Longest wait for outstanding reports in [`Sink::close`].
-const CLOSE_MAX: Duration = Duration::from_secs(5);
+/// After so long a batch no longer keeps its lane; see [`Limits::stuck_after`].
+const STUCK_AFTER: Duration = Duration::from_millis(200);
+
 /// Sink for Kafka.
 pub struct KafkaSink {
     producers: Arc<Producers>,
     topics: Topics,
+    timestamp: Timestamp,
     warnings: Vec<String>,
+    /// Of many flights that wait one asks for the reason.
+    asking: Arc<Semaphore>,
 }
 
 /// What becomes of a batch before anything is sent.
+#[derive(Default)]
 struct Plan {
-    verdicts: Vec<Option<Verdict>>,
+    verdicts: Vec<(usize, Verdict)>,
     /// For each producer the numbers of its messages, ascending.
     groups: HashMap<Batching, Vec<usize>>,
 }
@@ -61,44 +70,42 @@ impl KafkaSink {
     /// See [`OpenError`].
     pub fn open(config: &SinkConfig) -> Result<Self, OpenError> {
         let settings = Settings::read(config)?;
+        let Settings { client, message_bytes_max, timestamp, compresses, warnings } = settings;
+        let rules = Rules { limit_bytes: message_bytes_max, compresses, timestamp };
         Ok(Self {
-            producers: Arc::new(Producers::new(settings.client)),
-            topics: Topics::new(settings.message_bytes_max),
-            warnings: settings.warnings,
+            producers: Arc::new(Producers::new(client, config.clone())),
+            topics: Topics::new(rules),
+            timestamp,
+            warnings,
+            asking: Arc::new(Semaphore::new(1)),
         })
     }
 
-    async fn publish(&self, batch: &[Message]) -> Result<Vec<Verdict>, Failure> {
+    async fn publish(&self, batch: &[Message], verdicts: &Verdicts) -> Result<(), Failure> {
         let mut plan = self.plan(batch).await?;
-        let mut flights = Vec::with_capacity(plan.groups.len());
-        for (batching, numbers) in std::mem::take(&mut plan.groups) {
+        let groups = std::mem::take(&mut plan.groups);
+        let mut flights = Vec::with_capacity(groups.len());
+        for (batching, numbers) in groups {
             let generation =
                 self.producers.current(batching).map_err(|error| self.failure("make", error))?;
-            flights.push(send(generation, batching, numbers, batch).await);
+            flights.push(send(generation, batching, numbers, batch, self.timestamp).await);
         }
-        let mut denied = None;
-        for flight in flights {
-            denied = denied.or(self.land(flight, batch, &mut plan.verdicts).await);
-        }
-        match denied {
-            Some(text) => Err(Failure::denied(text)),
-            None => {
-                let verdicts = plan.verdicts.into_iter();
-                Ok(verdicts.map(|verdict| verdict.expect("each message was judged")).collect())
-            }
-        }
+        verdicts.give_each(plan.verdicts);
+        let landings = flights.into_iter().map(|flight| self.land(flight, batch, verdicts));
+        join_all(landings).await.into_iter().collect()
     }
 
     /// Judges what can be judged before sending, and sorts the rest by producer.
     async fn plan(&self, batch: &[Message]) -> Result<Plan, Failure> {
-        let topics = self.topics_of(batch).await?;
-        let mut plan = Plan { verdicts: vec![None; batch.len()], groups: HashMap::new() };
+        let (topics, unanswered) = self.topics_of(batch).await?;
+        self.topics.observe_ages(batch, &topics);
+        let mut plan = Plan::default();
         let mut failed: HashSet<(&str, &Bytes)> = HashSet::new();
         let mut last: Option<(&Arc<str>, Topic)> = None;
         for (number, message) in batch.iter().enumerate() {
             let topic = match last {
                 Some((name, topic)) if *name == message.topic => topic,
-                Some(_) | None => topics[&message.topic],
+                Some(_) | None => topics.get(&message.topic).copied().unwrap_or(Topic::Unanswered),
             };
             last = Some((&message.topic, topic));
             let verdict = match (topic, &message.key) {
@@ -109,25 +116,55 @@ impl KafkaSink {
                 }
                 (Topic::Absent, _) => absent(&message.topic),
                 (Topic::Forbidden(code), _) => refused(&message.topic, code),
-                (Topic::Known { limit_bytes, batching }, _) => {
-                    let bytes = wire_bytes(message, message.identity.text().as_str().len());
-                    if bytes <= limit_bytes {
-                        plan.groups.entry(batching).or_default().push(number);
+                (Topic::Unanswered, _) => {
+                    let reason = unanswered.as_deref().unwrap_or("it is just being made");
+                    let text = format!("topic \"{}\" was not looked up: {reason}", message.topic);
+                    Verdict::Unknown(text.into())
+                }
+                (Topic::Known(known), _) => match self.oversize(message, &known) {
+                    None => {
+                        plan.groups.entry(known.batching).or_default().push(number);
                         continue;
                     }
-                    too_large(&message.topic, bytes, limit_bytes)
-                }
+                    Some(verdict) => verdict,
+                },
             };
             if let Some(key) = &message.key {
                 failed.insert((&*message.topic, key));
             }
-            plan.verdicts[number] = Some(verdict);
+            plan.verdicts.push((number, verdict));
         }
-        Ok(plan)
+        match unanswered {
+            // Nothing is known of any of them: it is the cluster, not a topic.
+            Some(reason) if topics.values().all(|topic| *topic == Topic::Unanswered) => {
+                Err(Failure::transient(reason))
+            }
+            Some(_) | None => Ok(plan),
+        }
     }
 
-    /// All topics of the batch; from the cache but for new ones.
-    async fn topics_of(&self, batch: &[Message]) -> Result<HashMap<Arc<str>, Topic>, Failure> {
+    /// The verdict on a message that is larger than its topic takes.
+    fn oversize(&self, message: &Message, known: &Known) -> Option<Verdict> {
+        let limit_bytes = known.limit_bytes?;
+        let bytes = wire_bytes(message, message.identity.text().as_str().len());
+        if bytes <= limit_bytes {
+            return None;
+        }
+        if known.is_old() {
+            self.topics.forget(&message.topic);
+            let text =
+                format!("topic \"{}\" took {limit_bytes} bytes; asking again", message.topic);
+            return Some(Verdict::Unknown(text.into()));
+        }
+        Some(too_large(&message.topic, bytes, limit_bytes))
+    }
+
+    /// All topics of the batch; from the cache but for new ones. And why some of them, if so, were
+    /// not answered.
+    async fn topics_of(
+        &self,
+        batch: &[Message],
+    ) -> Result<(HashMap<Arc<str>, Topic>, Option<String>), Failure> {
         let mut topics = HashMap::new();
         let mut missing = Vec::new();
         let mut last = None;
@@ -142,153 +179,43 @@ impl KafkaSink {
                 None => missing.push(Arc::clone(name)),
             }
         }
-        if !missing.is_empty() {
-            let found = self.topics.look_up(&self.producers, &missing).await;
-            topics.extend(found.map_err(|error| self.failure("look up topics in", error))?);
+        if missing.is_empty() {
+            return Ok((topics, None));
+        }
+        let asked = self.topics.look_up(&self.producers, &missing).await;
+        let (found, error) = asked.map_err(|error| self.failure("look up topics in", error))?;
+        topics.extend(found);
+        let Some(error) = error else {
             self.producers.health.answered();
-        }
-        Ok(topics)
-    }
-
-    /// Waits for a flight's reports and writes its verdicts. `Some` where the cluster refused
-    /// our credentials meanwhile: librdkafka would try them again for ever, unseen.
-    async fn land(
-        &self,
-        mut flight: Flight,
-        batch: &[Message],
-        verdicts: &mut [Option<Verdict>],
-    ) -> Option<String> {
-        let mut denied = None;
-        let landing = tokio::select! {
-            // A landing that is there counts, whatever else was said. No timeout: librdkafka
-            // retries in order until the broker is back.
-            biased;
-            landing = &mut flight.landing => landing,
-            () = flight.generation.flights.broken() => {
-                denied = flight.generation.end().await;
-                flight.landing.await
-            }
-            text = self.producers.health.denial() => {
-                denied = Some(text);
-                drop(flight.generation.end().await);
-                flight.landing.await
-            }
+            return Ok((topics, None));
         };
-        let outcomes = landing.expect("a flight lands before its producer is forgotten");
-        let whole = outcomes.iter().all(|outcome| *outcome == Outcome::Stored);
-        if !whole {
-            denied = denied.or(flight.generation.end().await);
+        let failure = self.renewed("look up topics in", error).await;
+        match failure.kind() {
+            FailureKind::Transient => Ok((topics, Some(failure.to_string()))),
+            FailureKind::Denied | FailureKind::Definite => Err(failure),
         }
-        let mut stored_singly: HashSet<&str> = HashSet::new();
-        for (number, outcome) in flight.numbers.into_iter().zip(outcomes) {
-            let topic = &batch[number].topic;
-            let verdict = match outcome {
-                Outcome::Stored => Verdict::Confirmed,
-                Outcome::Unreported => Verdict::Unknown("the Kafka producer was ended".into()),
-                Outcome::Failed(code) => self.judge(topic, code, flight.batching),
-            };
-            if whole && flight.batching == Batching::Single && stored_singly.insert(topic) {
-                self.topics.forget(topic);
-            }
-            verdicts[number] = Some(verdict);
-        }
-        denied
     }
 
-    /// The verdict for a failed message. Its producer is gone by now.
-    fn judge(&self, topic: &str, code: RDKafkaErrorCode, batching: Batching) -> Verdict {
-        match code {
-            RDKafkaErrorCode::UnknownTopicOrPartition
-            | RDKafkaErrorCode::UnknownTopic
-            | RDKafkaErrorCode::UnknownPartition => {
-                self.topics.forget(topic);
-                Verdict::Absent(format!(
-                    "topic \"{topic}\", or the partition that a row asks for, does not exist; make it"
-                ))
-            }
-            RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic => {
-                self.topics.forget(topic);
-                refused(topic, code)
-            }
-            // Said of a whole batch of messages, not only ours: on its own the guilty one shows.
-            RDKafkaErrorCode::MessageSizeTooLarge
-            | RDKafkaErrorCode::InvalidMessageSize
-            | RDKafkaErrorCode::MessageBatchTooLarge
-            | RDKafkaErrorCode::InvalidTimestamp
-            | RDKafkaErrorCode::InvalidRecord
-            | RDKafkaErrorCode::PolicyViolation => match batching {
-                Batching::Single => {
-                    self.topics.forget(topic);
-                    refused(topic, code)
-                }
-                Batching::Bytes(_) => {
-                    self.topics.single_out(topic);
-                    Verdict::Unknown(format!("the broker refused its batch: {code}").into())
-                }
-            },
-            // Purged, fenced, fatal, out of sequence: it goes again through the next producer.
-            code => Verdict::Unknown(format!("the Kafka producer stopped: {code}").into()),
+    /// As [`KafkaSink::failure`]. Where the cluster refused our credentials the producers go: the
+    /// next ones log in with those of then.
+    async fn renewed(&self, action: &str, error: KafkaError) -> Failure {
+        let failure = self.failure(action, error);
+        if failure.kind() == FailureKind::Denied {
+            self.producers.renew().await;
         }
+        failure
     }
 
     /// An error of the client, told with what it last said about the cluster.
     fn failure(&self, action: &str, error: KafkaError) -> Failure {
-        let cause = match self.producers.health.complaint() {
-            Some(complaint) if complaint.denied => return Failure::denied(complaint.text),
-            // It says more than the code, and its own count of repetitions helps nobody.
-            Some(complaint) => complaint.text.split(" (after ").next().unwrap_or("").to_owned(),
-            None => format!("no answer: {error}"),
-        };
+        let health = &self.producers.health;
+        if let Some(refusal) = health.refusal() {
+            return Failure::denied(refusal);
+        }
+        // It says more than the code.
+        let cause = health.complaint().unwrap_or_else(|| format!("no answer: {error}"));
         Failure::transient(format!("could not {action} the Kafka cluster: {cause}"))
     }
-
-    async fn examine(&self) -> Result<Vec<String>, Failure> {
-        let batching = Batching::Bytes(1_000_000);
-        let generation =
-            self.producers.current(batching).map_err(|error| self.failure("make", error))?;
-        let asking = tokio::task::spawn_blocking(move || {
-            let Some(producer) = generation.live() else { return Err(KafkaError::Canceled) };
-            producer.client().fetch_metadata(None, PROBE_MAX)
-        });
-        let answer = asking.await.expect("asking for metadata does not panic");
-        let metadata = answer.map_err(|error| self.failure("reach", error))?;
-        self.producers.health.answered();
-        let mut warnings = self.warnings.clone();
-        if metadata.brokers().len() == 1 {
-            warnings.push(
-                "the Kafka cluster has one broker: nothing is replicated, and a confirmed row is \
-                 lost with its disk"
-                    .to_owned(),
-            );
-        }
-        Ok(warnings)
-    }
-}
-
-fn absent(topic: &str) -> Verdict {
-    Verdict::Absent(format!(
-        "topic \"{topic}\" does not exist; make it, for example `kafka-topics.sh --create --topic \
-         {topic}`"
-    ))
-}
-
-fn refused(topic: &str, code: RDKafkaErrorCode) -> Verdict {
-    let remedy = match code {
-        RDKafkaErrorCode::TopicAuthorizationFailed => "grant Write and Describe on it",
-        RDKafkaErrorCode::InvalidTopic => "correct its name",
-        RDKafkaErrorCode::InvalidTimestamp => {
-            "see message.timestamp.before.max.ms and after.max.ms"
-        }
-        _ => "see the broker's log for the record's fault",
-    };
-    Verdict::Rejected(format!("topic \"{topic}\" refused it ({code}); {remedy}"))
-}
-
-fn too_large(topic: &str, bytes: usize, limit_bytes: usize) -> Verdict {
-    Verdict::Rejected(format!(
-        "{bytes} bytes with key, headers and framing, but topic \"{topic}\" takes {limit_bytes}; \
-         raise max.message.bytes of the topic (and message_max_bytes, where that is set)"
-    ))
 }
 
 impl Sink for KafkaSink {
@@ -302,12 +229,16 @@ impl Sink for KafkaSink {
             batch_bytes_max: 4_000_000,
             lanes_max: 1,
             ordering: Ordering::KeyAndTopic,
-            stuck_after: None,
+            stuck_after: Some(STUCK_AFTER),
         }
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<Vec<String>, Failure>> {
-        Box::pin(self.examine())
+        Box::pin(self.look())
+    }
+
+    fn examine<'a>(&'a self, prefix: &'a str) -> BoxFuture<'a, Result<Vec<String>, Failure>> {
+        Box::pin(self.topics_like(prefix))
     }
 
     fn deliver<'a>(
@@ -315,17 +246,30 @@ impl Sink for KafkaSink {
         batch: &'a [Message],
         verdicts: &'a Verdicts,
     ) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async move {
-            let known = self.publish(batch).await?;
-            verdicts.give_each(known.into_iter().enumerate());
-            Ok(())
-        })
+        Box::pin(self.publish(batch, verdicts))
+    }
+
+    /// Two rows of a topic with one partition are in one sequence, whatever their keys. Not behind
+    /// one that this sink rejects itself, before the partition sees it.
+    fn keeps_order(&self, earlier: &Message, later: &Message) -> bool {
+        if Ordering::KeyAndTopic.includes(earlier, later) {
+            return true;
+        }
+        let one_partition =
+            |known: &Known| known.has_one_partition && self.oversize(earlier, known).is_none();
+        earlier.topic == later.topic
+            && matches!(self.topics.known(&later.topic), Some(Topic::Known(known)) if one_partition(&known))
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {
         Box::pin(async {
-            let finished = self.producers.finish(CLOSE_MAX).await;
-            finished.map_err(|error| self.failure("flush to", error))
+            match self.producers.end().await {
+                0 => Ok(()),
+                rows => {
+                    let text = "rows were still on their way to Kafka and were dropped";
+                    Err(Failure::transient(format!("{rows} {text}: they come again")))
+                }
+            }
         })
     }
 }

@@ -29,6 +29,8 @@ pub(crate) struct ScriptedSink {
     shut: watch::Sender<Option<&'static str>>,
     /// Keys whose messages get no verdict until then; others of their batches do.
     stalled: watch::Sender<Option<&'static str>>,
+    /// What a test does when the sink is closed.
+    on_close: Mutex<Option<Box<dyn FnOnce() + Send>>>,
 }
 
 impl ScriptedSink {
@@ -48,6 +50,7 @@ impl ScriptedSink {
             probes: Mutex::default(),
             shut: watch::Sender::new(None),
             stalled: watch::Sender::new(None),
+            on_close: Mutex::default(),
         }
     }
 
@@ -66,6 +69,10 @@ impl ScriptedSink {
     /// Batches with this key hang until `open`.
     pub(crate) fn shut(&self, key: &'static str) {
         self.shut.send_replace(Some(key));
+    }
+
+    pub(crate) fn on_close(&self, callback: impl FnOnce() + Send + 'static) {
+        *self.on_close.lock().unwrap() = Some(Box::new(callback));
     }
 
     /// Messages with this key get no verdict until `open`.
@@ -133,7 +140,13 @@ impl Sink for ScriptedSink {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), Failure>> {
-        Box::pin(async { Ok(()) })
+        let callback = self.on_close.lock().unwrap().take();
+        Box::pin(async move {
+            if let Some(callback) = callback {
+                callback();
+            }
+            Ok(())
+        })
     }
 }
 

@@ -17,7 +17,7 @@ pub struct Verdicts {
 }
 
 /// What was written since the lane last read it.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Told {
     /// Numbers of confirmed messages: nearly all of them, so without the size of a verdict each.
     pub(crate) confirmed: Vec<u32>,

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::Command;
@@ -30,6 +31,8 @@ pub struct Kafka {
     port: u16,
     sasl_port: u16,
     behind_port: u16,
+    /// Of the cluster, whoever has it.
+    controller: u16,
     java_options: &'static [&'static str],
 }
 
@@ -73,13 +76,33 @@ impl Kafka {
         Kafka::launch("", Some(proxy), QUICK_START)
     }
 
+    /// One more broker of the same cluster, number 2.
+    pub fn start_beside(&self) -> Kafka {
+        Kafka::launch_node(2, self.controller, "", None, QUICK_START)
+    }
+
     fn launch(
         properties: &str,
         proxy: Option<SocketAddr>,
         java_options: &'static [&'static str],
     ) -> Kafka {
+        Kafka::launch_node(1, free_port(), properties, proxy, java_options)
+    }
+
+    /// The first node is the controller too.
+    fn launch_node(
+        node: u8,
+        controller: u16,
+        properties: &str,
+        proxy: Option<SocketAddr>,
+        java_options: &'static [&'static str],
+    ) -> Kafka {
         let folder = scratch("kafka");
-        let (port, sasl_port, controller) = (free_port(), free_port(), free_port());
+        let (port, sasl_port) = (free_port(), free_port());
+        let (roles, quorum) = match node {
+            1 => ("broker,controller", format!(",CONTROLLER://127.0.0.1:{controller}")),
+            _ => ("broker", String::new()),
+        };
         let behind_port = free_port();
         let (behind, advertised) = match proxy {
             Some(proxy) => {
@@ -88,10 +111,10 @@ impl Kafka {
             None => Default::default(),
         };
         let text = format!(
-            "process.roles=broker,controller\n\
-             node.id=1\n\
+            "process.roles={roles}\n\
+             node.id={node}\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners={behind}PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port},CONTROLLER://127.0.0.1:{controller}\n\
+             listeners={behind}PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}{quorum}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL://127.0.0.1:{sasl_port}{advertised}\n\
              controller.listener.names=CONTROLLER\n\
              inter.broker.listener.name=PLAINTEXT\n\
@@ -112,7 +135,9 @@ impl Kafka {
             folder.join("data").display()
         );
         fs::write(folder.join("server.properties"), text).expect("the scratch folder is ours");
-        let mut kafka = Kafka { process: None, folder, port, sasl_port, behind_port, java_options };
+        let process = None;
+        let mut kafka =
+            Kafka { process, folder, port, sasl_port, behind_port, controller, java_options };
         let mut format = kafka.java("kafka.tools.StorageTool");
         // Any 16 bytes in URL-safe base64 will do, and cost no JVM.
         format.args(["format", "-t", "d2FscG9zdC1jb250cmFjdA", "-c"]);
@@ -205,12 +230,22 @@ impl Kafka {
         format!("kafka://{user}:{password}@127.0.0.1:{}", self.sasl_port)
     }
 
+    /// Makes a topic of one partition whose only replica is on that broker of the cluster.
+    pub fn create_topic_on(&self, name: &str, node: i32) {
+        self.create(NewTopic::new(name, 1, TopicReplication::Variable(&[&[node]])));
+    }
+
     /// Makes a topic and waits until it has leaders.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) {
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
         for (key, value) in configs {
             topic = topic.set(key, value);
         }
+        self.create(topic);
+    }
+
+    fn create(&self, topic: NewTopic<'_>) {
+        let (name, partitions) = (topic.name, topic.num_partitions);
         let results = self.administrate(async |admin, options| {
             admin.create_topics([&topic], options).await.expect("the broker answers")
         });
@@ -248,6 +283,43 @@ impl Kafka {
         if !process.wait(START_MAX).is_some_and(|status| status.success()) {
             process.give_up(&format!("{class} failed"));
         }
+    }
+
+    /// Lets a user write to a topic, and nothing more; brokers hear of it a moment later. By hand:
+    /// neither rdkafka nor the installed jars can do it.
+    ///
+    /// Protocol: CreateAcls v1, <https://kafka.apache.org/protocol#The_Messages_CreateAcls>.
+    pub fn grant_write(&self, user: &str, topic: &str) {
+        const CREATE_ACLS: u16 = 30;
+        const VERSION: u16 = 1;
+        const TOPIC: u8 = 2;
+        const LITERAL: u8 = 3;
+        const WRITE: u8 = 4;
+        const ALLOW: u8 = 3;
+        let text = |text: &str| {
+            let length = u16::try_from(text.len()).expect("a name is short");
+            [&length.to_be_bytes()[..], text.as_bytes()].concat()
+        };
+        let mut request = [CREATE_ACLS.to_be_bytes(), VERSION.to_be_bytes()].concat();
+        // Correlation, client and the number of entries.
+        request.extend(7_u32.to_be_bytes());
+        request.extend(text("walpost-test"));
+        request.extend(1_u32.to_be_bytes());
+        request.push(TOPIC);
+        request.extend(text(topic));
+        request.push(LITERAL);
+        request.extend(text(&format!("User:{user}")));
+        request.extend(text("*"));
+        request.extend([WRITE, ALLOW]);
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the broker listens");
+        stream.set_read_timeout(Some(START_MAX)).expect("a timeout can be set");
+        let length = u32::try_from(request.len()).expect("a request is short");
+        stream.write_all(&length.to_be_bytes()).expect("the broker reads");
+        stream.write_all(&request).expect("the broker reads");
+        let mut answer = [0; 18];
+        // Length, correlation, throttle time, number of results, error code.
+        stream.read_exact(&mut answer).expect("the broker answers");
+        assert_eq!(answer[16..], [0, 0], "the right was not granted: {answer:?}");
     }
 
     /// All records of a topic to the end of every partition, by partition and offset.

@@ -10,7 +10,8 @@ use rdkafka::producer::BaseRecord;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::oneshot;
 
-use super::flights::{Flights, Landing, Outcome};
+use super::flights::{FlightId, Flights, Landing, Outcome};
+use super::options::Timestamp;
 use super::producer::{Batching, Generation, code};
 use crate::message::{HEADER_IDENTITY, Message};
 
@@ -21,6 +22,7 @@ const ROOM_WAIT_MAX: Duration = Duration::from_millis(20);
 pub(super) struct Flight {
     pub(super) generation: Arc<Generation>,
     pub(super) batching: Batching,
+    pub(super) id: FlightId,
     pub(super) numbers: Vec<usize>,
     pub(super) landing: oneshot::Receiver<Landing>,
 }
@@ -31,18 +33,19 @@ pub(super) async fn send(
     batching: Batching,
     numbers: Vec<usize>,
     batch: &[Message],
+    timestamp: Timestamp,
 ) -> Flight {
-    let (slot, landing) = generation.flights.register(numbers.len());
+    let (id, landing) = generation.flights.register(numbers.len());
     let mut next = 0;
     loop {
-        next = enqueue(&generation, slot, &numbers, batch, next);
+        next = enqueue(&generation, id.slot, &numbers, batch, next, timestamp);
         if next == numbers.len() {
             break;
         }
         // Either way it is time to try again.
         drop(tokio::time::timeout(ROOM_WAIT_MAX, generation.flights.room()).await);
     }
-    Flight { generation, batching, numbers, landing }
+    Flight { generation, batching, id, numbers, landing }
 }
 
 /// Enqueues from `first` on; returns how far it came before the queue was full. Once a message
@@ -53,6 +56,7 @@ fn enqueue(
     numbers: &[usize],
     batch: &[Message],
     first: usize,
+    timestamp: Timestamp,
 ) -> usize {
     let producer = generation.live();
     let mut refusal = match producer {
@@ -62,7 +66,7 @@ fn enqueue(
     for (place, number) in numbers.iter().enumerate().skip(first) {
         let opaque = Flights::opaque(slot, place);
         if let (Some(producer), None) = (&producer, refusal) {
-            match producer.send(record(&batch[*number], opaque)) {
+            match producer.send(record(&batch[*number], opaque, timestamp)) {
                 Ok(()) => continue,
                 Err((error, _)) if code(&error) == RDKafkaErrorCode::QueueFull => return place,
                 Err((error, _)) => refusal = Some(code(&error)),
@@ -74,7 +78,11 @@ fn enqueue(
     numbers.len()
 }
 
-fn record(message: &Message, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize> {
+fn record(
+    message: &Message,
+    opaque: usize,
+    timestamp: Timestamp,
+) -> BaseRecord<'_, [u8], [u8], usize> {
     let identity = message.identity.text();
     let mut headers = OwnedHeaders::new_with_capacity(message.headers.len() + 3);
     for (key, value) in message.headers() {
@@ -85,8 +93,11 @@ fn record(message: &Message, opaque: usize) -> BaseRecord<'_, [u8], [u8], usize>
     record.key = message.key.as_deref();
     record.payload = message.value.as_deref();
     record.partition = message.partition;
-    // To librdkafka 0 means now, and to the broker a negative one is an error.
-    record.timestamp(message.timestamp_micros.div_euclid(1000).max(1))
+    match timestamp {
+        // To librdkafka 0 means now, and to the broker a negative one is an error.
+        Timestamp::Row => record.timestamp(message.timestamp_micros.div_euclid(1000).max(1)),
+        Timestamp::Now => record,
+    }
 }
 
 #[cfg(test)]
@@ -99,9 +110,18 @@ mod tests {
         let mut message = message("a", 1);
         for value in [None, Some(&b""[..]), Some(b"{}")] {
             message.value = value.map(Into::into);
-            let record = record(&message, 0);
+            let record = record(&message, 0, Timestamp::Row);
             assert_eq!(record.payload, value);
             assert_eq!(record.key, Some(&b"a"[..]));
         }
+    }
+
+    #[test]
+    fn a_record_carries_the_rows_time_or_none_of_its_own() {
+        let mut message = message("a", 1);
+        message.timestamp_micros = 1_700_000_000_123_456;
+        let of_row = record(&message, 0, Timestamp::Row).timestamp;
+        assert_eq!(of_row, Some(1_700_000_000_123));
+        assert_eq!(record(&message, 0, Timestamp::Now).timestamp, None);
     }
 }

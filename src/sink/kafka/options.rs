@@ -21,6 +21,7 @@ struct Options {
     compression: Option<String>,
     partitioner: Option<String>,
     message_max_bytes: Option<usize>,
+    timestamp: Timestamp,
     tls: Option<bool>,
     ca_file: Option<String>,
     certificate_file: Option<String>,
@@ -32,10 +33,24 @@ struct Options {
     properties: BTreeMap<String, Value>,
 }
 
+/// Which time a record carries; a topic of `message.timestamp.type = LogAppendTime` takes neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Timestamp {
+    /// The row's: its `created_at`, or the time of its commit.
+    #[default]
+    Row,
+    /// That of publishing.
+    Now,
+}
+
 /// What the sink works with.
 pub(super) struct Settings {
     pub(super) client: ClientConfig,
     pub(super) message_bytes_max: Option<usize>,
+    pub(super) timestamp: Timestamp,
+    /// Whether a batch is smaller on the wire than its messages are together.
+    pub(super) compresses: bool,
     pub(super) warnings: Vec<String>,
 }
 
@@ -112,7 +127,13 @@ impl Settings {
             KafkaError::ClientConfig(_, description, key, _) => wrong(&key, &description),
             error => wrong("properties", &error.to_string()),
         })?;
-        Ok(Self { client, message_bytes_max: options.message_max_bytes, warnings })
+        Ok(Self {
+            client,
+            message_bytes_max: options.message_max_bytes,
+            timestamp: options.timestamp,
+            compresses: compression != COMPRESSIONS[0],
+            warnings,
+        })
     }
 }
 
@@ -136,6 +157,10 @@ fn set_promises(client: &mut ClientConfig) {
         // A broker that comes back is found within a second, not within ten.
         .set("reconnect.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "1000")
+        // A connection that has gone silent is left after half a minute. A broker has to answer
+        // before that, also where its followers are slow: then it says so, and is asked again.
+        .set("request.timeout.ms", "20000")
+        .set("socket.timeout.ms", "30000")
         .set("socket.nagle.disable", "true");
 }
 

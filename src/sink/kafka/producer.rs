@@ -9,9 +9,10 @@
 //! of its own.
 
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::client::ClientContext;
@@ -21,7 +22,9 @@ use rdkafka::producer::{DeliveryResult, Producer as _, ProducerContext, Threaded
 use rdkafka::types::RDKafkaErrorCode;
 use tokio::sync::Notify;
 
-use super::flights::{Flights, Outcome};
+use super::flights::{Breach, Flights, Outcome};
+use super::options::Settings;
+use crate::sink::SinkConfig;
 
 /// librdkafka's own default of `batch.size`; more gains nothing measurable.
 const BATCH_BYTES_DEFAULT: usize = 1_000_000;
@@ -53,59 +56,77 @@ impl Batching {
     }
 }
 
+/// So long a complaint explains what happens now: librdkafka repeats an equal one every 30 s.
+const COMPLAINT_MAX: Duration = Duration::from_secs(60);
+
 /// What librdkafka last said about the cluster, to explain a timeout.
 #[derive(Default)]
 pub(super) struct Health {
-    complaint: Mutex<Option<Complaint>>,
+    said: Mutex<Said>,
     denied: Notify,
 }
 
-/// An error event of librdkafka, in its own words: addresses and causes, no credentials.
-#[derive(Debug, Clone)]
-pub(super) struct Complaint {
-    /// Whether a credential was refused.
-    pub(super) denied: bool,
-    /// Text of the event.
-    pub(super) text: String,
+/// Error events of librdkafka, in its own words: addresses and causes, no credentials.
+#[derive(Default)]
+struct Said {
+    /// A credential was refused, and nothing was answered since.
+    denial: Option<String>,
+    /// Stays when another broker answers: what waits for one may hear from the others.
+    complaint: Option<(Instant, String)>,
 }
 
 impl Health {
-    /// The last complaint since the cluster last answered.
-    pub(super) fn complaint(&self) -> Option<Complaint> {
-        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The last refusal of a credential since the cluster last answered.
+    pub(super) fn refusal(&self) -> Option<String> {
+        self.lock().denial.clone()
     }
 
-    /// The cluster answered: older complaints explain nothing any more.
+    /// The last complaint, unless it is an old one.
+    pub(super) fn complaint(&self) -> Option<String> {
+        let said = self.lock();
+        let (_, text) = said.complaint.as_ref().filter(|(at, _)| at.elapsed() < COMPLAINT_MAX)?;
+        // Its own count of repetitions helps nobody.
+        Some(text.split(" (after ").next().unwrap_or(text).to_owned())
+    }
+
+    /// The cluster answered us: an older refusal explains nothing any more.
     pub(super) fn answered(&self) {
-        *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock().denial = None;
     }
 
     /// Waits until the cluster refuses our credentials, from now on; says how.
     pub(super) async fn denial(&self) -> String {
         self.denied.notified().await;
-        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        complaint.as_ref().map_or_else(|| "credentials refused".into(), |known| known.text.clone())
+        self.refusal().unwrap_or_else(|| "credentials refused".into())
     }
 
-    /// Notes an error event. A refused credential outranks the connection errors around it.
+    #[cfg(test)]
+    pub(super) fn refuse(&self, text: &str) {
+        self.lock().denial = Some(text.to_owned());
+    }
+
+    /// Notes an error event.
     fn note(&self, error: &KafkaError, text: &str) {
         let code = error.rdkafka_error_code();
-        let denied = matches!(
-            code,
-            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
-        );
         // It only repeats that each of the others failed.
         if code == Some(RDKafkaErrorCode::AllBrokersDown) {
             return;
         }
-        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
-        if denied || !complaint.as_ref().is_some_and(|complaint| complaint.denied) {
-            *complaint = Some(Complaint { denied, text: text.to_owned() });
-        }
-        drop(complaint);
+        let denied = matches!(
+            code,
+            Some(RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed)
+        );
+        let mut said = self.lock();
+        said.complaint = Some((Instant::now(), text.to_owned()));
         if denied {
+            said.denial = Some(text.to_owned());
+            drop(said);
             self.denied.notify_waiters();
         }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Said> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -115,10 +136,20 @@ pub(super) struct Context {
     pub(super) health: Arc<Health>,
 }
 
+impl Context {
+    /// A panic here would end librdkafka's polling thread, and with it every report: all that waits
+    /// for one would wait for ever. It ends the producer instead, and then the relay.
+    fn guarded(&self, callback: impl FnOnce()) {
+        if std::panic::catch_unwind(AssertUnwindSafe(callback)).is_err() {
+            self.flights.give_up(Breach::Panicked);
+        }
+    }
+}
+
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        match level {
-            // A lost connection is told once, by the delivery or the probe that it fails; a producer
+        self.guarded(|| match level {
+            // A lost connection is named by the delivery or the probe that waits for it; a producer
             // id that is not there yet is asked for again; and the properties that librdkafka warns
             // of are walpost's own choice.
             _ if matches!(facility, "FAIL" | "GETPID" | "CONFWARN") => {
@@ -134,18 +165,20 @@ impl ClientContext for Context {
                 tracing::info!(facility, "kafka client: {text}");
             }
             RDKafkaLogLevel::Debug => tracing::debug!(facility, "kafka client: {text}"),
-        }
+        });
     }
 
     fn stats_raw(&self, _: &[u8]) {}
 
     fn error(&self, error: KafkaError, reason: &str) {
-        // Its log line already said the same to the operator.
-        tracing::debug!(%error, "kafka client: {reason}");
-        if code(&error) == RDKafkaErrorCode::Fatal {
-            self.flights.give_up();
-        }
-        self.health.note(&error, reason);
+        self.guarded(|| {
+            // What waits for it names it to the operator, see `stuck.rs`.
+            tracing::debug!(%error, "kafka client: {reason}");
+            if code(&error) == RDKafkaErrorCode::Fatal {
+                self.flights.give_up(Breach::Failed);
+            }
+            self.health.note(&error, reason);
+        });
     }
 }
 
@@ -157,7 +190,7 @@ impl ProducerContext for Context {
             Ok(_) => Outcome::Stored,
             Err((error, _)) => Outcome::Failed(code(error)),
         };
-        self.flights.report(opaque, outcome);
+        self.guarded(|| self.flights.report(opaque, outcome));
     }
 }
 
@@ -219,36 +252,50 @@ impl Generation {
         });
         ending.await.expect("ending a producer does not panic")
     }
-
-    /// Waits until all that was enqueued is reported, then ends the producer.
-    async fn finish(self: &Arc<Self>, wait: Duration) -> KafkaResult<()> {
-        let generation = Arc::clone(self);
-        let flushing = tokio::task::spawn_blocking(move || match generation.live() {
-            Some(producer) if producer.in_flight_count() > 0 => producer.flush(wait),
-            Some(_) | None => Ok(()),
-        });
-        let flushed = flushing.await.expect("flushing does not panic");
-        // What is wrong with the cluster no longer matters here.
-        drop(self.end().await);
-        flushed
-    }
 }
 
 /// The producers in use, one for each way of cutting batches.
 pub(super) struct Producers {
     config: ClientConfig,
+    /// As it was given: a secret in a file is read again for each client that is made.
+    sink: SinkConfig,
     pub(super) health: Arc<Health>,
     generations: Mutex<HashMap<Batching, Arc<Generation>>>,
 }
 
 impl Producers {
-    pub(super) fn new(config: ClientConfig) -> Self {
-        Self { config, health: Arc::default(), generations: Mutex::default() }
+    pub(super) fn new(config: ClientConfig, sink: SinkConfig) -> Self {
+        Self { config, sink, health: Arc::default(), generations: Mutex::default() }
     }
 
-    /// The configuration of all of them, for further clients of the same cluster.
-    pub(super) fn config(&self) -> &ClientConfig {
-        &self.config
+    /// The configuration of all of them, for further clients of the same cluster: with user and
+    /// password as their files hold them now.
+    pub(super) fn config(&self) -> ClientConfig {
+        let mut config = self.config.clone();
+        let in_a_file =
+            self.sink.url.path().is_some() || self.sink.options.contains_key("password_file");
+        if !in_a_file {
+            return config;
+        }
+        match Settings::read(&self.sink) {
+            Ok(now) => {
+                for key in ["sasl.username", "sasl.password"] {
+                    if let Some(value) = now.client.get(key) {
+                        config.set(key, value);
+                    }
+                }
+            }
+            // Somebody is just writing it; the older one may do for once more.
+            Err(error) => tracing::warn!("could not read the Kafka credentials again: {error}"),
+        }
+        config
+    }
+
+    /// Ends all of them, so that the next ones log in with the credentials of then.
+    pub(super) async fn renew(&self) {
+        // What was with them is unknown now, and whoever waits for it hears so.
+        self.end().await;
+        self.health.answered();
     }
 
     /// The present producer of this kind, made anew where the last one has ended. It connects in
@@ -263,7 +310,7 @@ impl Producers {
         {
             return Ok(Arc::clone(generation));
         }
-        let mut config = self.config.clone();
+        let mut config = self.config();
         match batching {
             Batching::Bytes(bytes) => config.set("batch.size", bytes.to_string()),
             Batching::Single => config.set("batch.num.messages", "1"),
@@ -277,20 +324,20 @@ impl Producers {
         Ok(generation)
     }
 
-    /// Ends all of them, each after at most `wait` for its outstanding reports.
-    ///
-    /// # Errors
-    /// Messages were still unreported; they are unknown.
-    pub(super) async fn finish(&self, wait: Duration) -> KafkaResult<()> {
+    /// Ends all of them at once. What is still with them is purged, not flushed: nobody waits for
+    /// it any more, and whoever reads the outbox next sends it.
+    /// Returns how many messages were with them; those are unknown.
+    pub(super) async fn end(&self) -> usize {
         let generations: Vec<_> = {
             let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
             generations.drain().map(|(_, generation)| generation).collect()
         };
-        let mut finished = Ok(());
-        for generation in generations {
-            finished = finished.and(generation.finish(wait).await);
-        }
-        finished
+        let waiting: usize =
+            generations.iter().map(|generation| generation.flights.waiting()).sum();
+        let ends = generations.iter().map(Generation::end);
+        // What is wrong with the cluster no longer matters here.
+        drop(futures_util::future::join_all(ends).await);
+        waiting
     }
 }
 
@@ -305,5 +352,34 @@ mod tests {
         assert_eq!(Batching::within(10_000), Batching::Bytes(8192));
         assert_eq!(Batching::within(8192), Batching::Bytes(4096));
         assert_eq!(Batching::within(0), Batching::Bytes(1));
+    }
+
+    fn context() -> Context {
+        Context { flights: Arc::default(), health: Arc::default() }
+    }
+
+    #[tokio::test]
+    async fn a_callback_that_panics_ends_its_producer_and_not_its_thread() {
+        // given a report that makes no sense: a message that the flight does not have
+        let context = context();
+        let (id, _landing) = context.flights.register(1);
+        let opaque = Flights::opaque(id.slot, 7);
+        // when it comes on librdkafka's thread
+        context.guarded(|| context.flights.report(opaque, Outcome::Stored));
+        // then whoever waits for the flight hears of it
+        context.flights.broken().await;
+        assert!(context.flights.has_panicked());
+    }
+
+    #[test]
+    fn a_refused_credential_is_forgotten_once_the_cluster_answers_and_a_lost_broker_is_not() {
+        let health = Health::default();
+        let error = |code| KafkaError::Global(code);
+        health.note(&error(RDKafkaErrorCode::Authentication), "two: refused");
+        health.note(&error(RDKafkaErrorCode::BrokerTransportFailure), "one: gone (after 3ms)");
+        assert_eq!(health.refusal().as_deref(), Some("two: refused"));
+        health.answered();
+        assert_eq!(health.refusal(), None);
+        assert_eq!(health.complaint().as_deref(), Some("one: gone"));
     }
 }

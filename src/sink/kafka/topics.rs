@@ -1,89 +1,125 @@
 //! What is known of a topic before the first message goes to it.
 //!
-//! Owns the look-up, its cache and the size that a message has on Kafka's wire. A look-up costs
+//! Owns the cache of look-ups, what they mean for a message, and the size that a message has on Kafka's wire. A look-up costs
 //! two round trips, once a topic; a topic that is missing or forbidden is asked for each time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
-use rdkafka::config::FromClientConfig;
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::producer::Producer as _;
-use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
-use tokio::sync::{Semaphore, oneshot};
+use rdkafka::types::RDKafkaErrorCode;
+use tokio::sync::Semaphore;
 
-use super::producer::{Batching, Generation, Producers};
+use super::look_up::{Answer, Untold, ask};
+use super::options::Timestamp;
+use super::producer::{Batching, Producers};
+use super::settings::{TopicSettings, span};
 use crate::message::Message;
 
 /// Apache Kafka's default of `max.message.bytes` and `message.max.bytes`.
 const LIMIT_BYTES_DEFAULT: usize = 1_048_588;
-/// Longest wait for the cluster's answer about a topic.
-const LOOK_UP_MAX: Duration = Duration::from_secs(10);
-/// Longest wait for a topic's limit: without it the default is assumed, and a broker that then
-/// refuses a batch is coped with.
-const DESCRIBE_MAX: Duration = Duration::from_secs(2);
+/// A limit that was looked up before is looked up again before it rejects a row.
+const LIMIT_AGE_MAX: Duration = Duration::from_secs(5);
+/// Time between two warnings about the age of a topic's rows.
+const AGED_QUIET: Duration = Duration::from_secs(60);
 
 /// What a message for this topic meets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Topic {
     /// It exists.
-    Known {
-        /// Largest batch, and so largest message, that it takes.
-        limit_bytes: usize,
-        /// Producer that serves it.
-        batching: Batching,
-    },
+    Known(Known),
     /// It does not exist (yet).
     Absent,
     /// We may not see it, or its name is not one.
     Forbidden(RDKafkaErrorCode),
+    /// Nothing answered for it in time.
+    Unanswered,
+}
+
+/// What is known of a topic that exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Known {
+    /// Largest message that is sent there; `None` where the broker judges, since it does not tell
+    /// its limit, or holds it against what is compressed.
+    pub(super) limit_bytes: Option<usize>,
+    /// Producer that serves it.
+    pub(super) batching: Batching,
+    /// Its messages are one sequence.
+    pub(super) has_one_partition: bool,
+    /// A record older than this is deleted.
+    age_max_millis: Option<i64>,
+    looked_up: Instant,
+}
+
+impl Known {
+    /// Whether its limit may have been raised since.
+    pub(super) fn is_old(&self) -> bool {
+        self.looked_up.elapsed() >= LIMIT_AGE_MAX
+    }
+}
+
+/// What of the options decides about a message.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rules {
+    /// The operator's own limit: below the topics', or in place of theirs where the cluster does
+    /// not tell.
+    pub(super) limit_bytes: Option<usize>,
+    pub(super) compresses: bool,
+    pub(super) timestamp: Timestamp,
 }
 
 /// The cache, and the gate before the look-up.
 pub(super) struct Topics {
-    limit_bytes: Option<usize>,
+    rules: Rules,
     known: Mutex<HashMap<Arc<str>, Topic>>,
     gate: Semaphore,
+    settings_denied: AtomicBool,
+    /// By topic: when its old rows were last named, and how many came since.
+    aged: Mutex<HashMap<Arc<str>, (Option<Instant>, u64)>>,
 }
 
 impl Topics {
-    /// `limit_bytes` is the operator's own limit: below the topics', or in place of theirs where
-    /// the cluster does not tell.
-    pub(super) fn new(limit_bytes: Option<usize>) -> Self {
-        Self { limit_bytes, known: Mutex::default(), gate: Semaphore::new(1) }
+    pub(super) fn new(rules: Rules) -> Self {
+        Self {
+            rules,
+            known: Mutex::default(),
+            gate: Semaphore::new(1),
+            settings_denied: AtomicBool::new(false),
+            aged: Mutex::default(),
+        }
     }
 
     /// The cached topic.
     pub(super) fn known(&self, name: &str) -> Option<Topic> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+        self.lock().get(name).copied()
     }
 
     /// Drops what is known, so that the next message asks again.
     pub(super) fn forget(&self, name: &str) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.lock().remove(name);
     }
 
     /// Sends the topic's messages one by one until [`Topics::forget`]: the broker refused a batch
     /// without saying because of which message.
     pub(super) fn single_out(&self, name: &str) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Topic::Known { batching, .. }) = known.get_mut(name) {
-            *batching = Batching::Single;
+        if let Some(Topic::Known(known)) = self.lock().get_mut(name) {
+            known.batching = Batching::Single;
         }
     }
 
     /// Looks up those of `names` that are not cached. Only one look-up is under way at a time:
-    /// whoever waited for another finds its topics known.
+    /// whoever waited for another finds its topics known. Topics that nothing answered for are
+    /// [`Topic::Unanswered`], and the error says why.
     ///
     /// # Errors
-    /// The cluster did not answer.
+    /// No producer could be made.
     pub(super) async fn look_up(
         &self,
         producers: &Producers,
         names: &[Arc<str>],
-    ) -> KafkaResult<HashMap<Arc<str>, Topic>> {
+    ) -> KafkaResult<(HashMap<Arc<str>, Topic>, Option<KafkaError>)> {
         let _turn = self.gate.acquire().await.expect("the gate is never closed");
         let mut topics = HashMap::new();
         let mut missing = Vec::new();
@@ -94,151 +130,106 @@ impl Topics {
             }
         }
         if missing.is_empty() {
-            return Ok(topics);
+            return Ok((topics, None));
         }
         // The one that serves most topics, so that it has their metadata when they are sent to.
         let generation = producers.current(Batching::within(LIMIT_BYTES_DEFAULT))?;
-        for (name, answer) in ask(generation, producers, missing).await? {
+        let (answers, error) = ask(generation, producers, missing).await;
+        for (name, answer) in answers {
             let topic = self.judge(&name, answer);
-            if let Topic::Known { .. } = topic {
-                let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-                known.insert(Arc::clone(&name), topic);
+            if let Topic::Known(_) = topic {
+                self.lock().insert(Arc::clone(&name), topic);
             }
             topics.insert(name, topic);
         }
-        Ok(topics)
+        Ok((topics, error))
     }
 
     fn judge(&self, name: &str, answer: Answer) -> Topic {
-        match answer {
-            Answer::Exists { replicas_min, limit_bytes } => {
-                if replicas_min == 1 {
-                    tracing::warn!(
-                        topic = name,
-                        "topic has replication factor 1: a broker's disk lost is its rows lost"
-                    );
-                }
-                let limit_bytes = match (limit_bytes, self.limit_bytes) {
-                    (Some(told), Some(own)) => told.min(own),
-                    (Some(limit), None) | (None, Some(limit)) => limit,
-                    (None, None) => LIMIT_BYTES_DEFAULT,
-                };
-                Topic::Known { limit_bytes, batching: Batching::within(limit_bytes) }
+        let (partitions, replicas_min, settings) = match answer {
+            Answer::Exists { partitions, replicas_min, settings } => {
+                (partitions, replicas_min, settings)
             }
-            Answer::Missing => Topic::Absent,
-            Answer::Refused(code) => Topic::Forbidden(code),
-        }
-    }
-}
-
-/// The cluster's answer about one topic.
-enum Answer {
-    Exists { replicas_min: usize, limit_bytes: Option<usize> },
-    Missing,
-    Refused(RDKafkaErrorCode),
-}
-
-/// Asks for metadata through the producer and for the limits through a client of its own, both
-/// at once. The latter is made for each look-up: nobody would read its log between them.
-async fn ask(
-    generation: Arc<Generation>,
-    producers: &Producers,
-    names: Vec<Arc<str>>,
-) -> KafkaResult<Vec<(Arc<str>, Answer)>> {
-    let config = producers.config().clone();
-    let runtime = tokio::runtime::Handle::current();
-    let (reply, answers) = oneshot::channel();
-    tokio::task::spawn_blocking(move || {
-        let admin: KafkaResult<AdminClient<_>> = AdminClient::from_config(&config);
-        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let options = AdminOptions::new().request_timeout(Some(DESCRIBE_MAX));
-        // Sent here; awaited below, after the metadata.
-        let limits = admin.as_ref().ok().map(|admin| admin.describe_configs(&resources, &options));
-        let mut found = metadata(&generation, &names);
-        if let (Ok(answers), Some(limits)) = (&mut found, limits) {
-            fill_limits(answers, runtime.block_on(limits));
-        }
-        // Nobody may be waiting any more; the cluster was asked in vain then.
-        drop(reply.send(found));
-        // Its thread takes up to 100 ms to end, and nobody needs to wait for that.
-        drop(admin);
-    });
-    answers.await.unwrap_or(Err(KafkaError::Canceled))
-}
-
-fn metadata(generation: &Generation, names: &[Arc<str>]) -> KafkaResult<Vec<(Arc<str>, Answer)>> {
-    let deadline = Instant::now() + LOOK_UP_MAX;
-    let Some(producer) = generation.live() else { return Err(KafkaError::Canceled) };
-    let mut answers = Vec::with_capacity(names.len());
-    for name in names {
-        answers.push((Arc::clone(name), topic_metadata(&producer, name, deadline)?));
-    }
-    Ok(answers)
-}
-
-fn topic_metadata(
-    producer: &rdkafka::producer::ThreadedProducer<super::producer::Context>,
-    name: &str,
-    deadline: Instant,
-) -> KafkaResult<Answer> {
-    loop {
-        let wait = deadline.saturating_duration_since(Instant::now());
-        let metadata = match producer.client().fetch_metadata(Some(name), wait) {
-            Err(KafkaError::Nul(_)) => return Ok(Answer::Refused(RDKafkaErrorCode::InvalidTopic)),
-            metadata => metadata?,
+            Answer::Missing => return Topic::Absent,
+            Answer::Refused(code) => return Topic::Forbidden(code),
+            Answer::None => return Topic::Unanswered,
         };
-        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let error = topic
-            .map_or(Some(RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART), |topic| {
-                topic.error()
-            });
-        match error.map(RDKafkaErrorCode::from) {
-            None => {}
-            Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic) => {
-                return Ok(Answer::Missing);
+        let settings = match settings {
+            Ok(settings) => settings,
+            Err(reason) => {
+                self.without_settings(name, reason);
+                TopicSettings::default()
             }
-            Some(
-                code
-                @ (RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic),
-            ) => return Ok(Answer::Refused(code)),
-            // Just being made: its leader is not chosen yet.
-            Some(_) if Instant::now() < deadline => {
-                std::thread::sleep(Duration::from_millis(20));
-                continue;
-            }
-            Some(code) => return Err(KafkaError::MetadataFetch(code)),
+        };
+        for warning in settings.warnings(name, replicas_min) {
+            tracing::warn!("{warning}");
         }
-        let partitions = topic.map_or(&[][..], |topic| topic.partitions());
-        let replicas = partitions.iter().map(|partition| partition.replicas().len());
-        return Ok(Answer::Exists { replicas_min: replicas.min().unwrap_or(0), limit_bytes: None });
+        let Rules { limit_bytes: own, compresses, timestamp } = self.rules;
+        let limits = [settings.limit_bytes, own].into_iter().flatten().min();
+        Topic::Known(Known {
+            limit_bytes: if compresses { own } else { limits },
+            batching: Batching::within(limits.unwrap_or(LIMIT_BYTES_DEFAULT)),
+            has_one_partition: partitions == 1,
+            age_max_millis: settings.age_max_millis().filter(|_| timestamp == Timestamp::Row),
+            looked_up: Instant::now(),
+        })
     }
-}
 
-/// Where describing is not permitted or not supported, the limits stay unknown.
-fn fill_limits(
-    answers: &mut [(Arc<str>, Answer)],
-    described: KafkaResult<Vec<rdkafka::admin::ConfigResourceResult>>,
-) {
-    let described = match described {
-        Ok(described) => described,
-        Err(error) => {
-            tracing::debug!(%error, "the cluster did not tell its topics' limits");
+    /// A right that is missing is named once, and not once a topic.
+    fn without_settings(&self, name: &str, reason: Untold) {
+        let denied = reason == Untold::Denied;
+        if denied && !self.settings_denied.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                topic = name,
+                "the settings of topics cannot be read: the broker alone judges a row's size, and \
+                 nothing warns of a short retention; grant DescribeConfigs on them"
+            );
+        } else {
+            tracing::debug!(topic = name, ?reason, "the cluster did not tell the topic's settings");
+        }
+    }
+
+    /// Warns where a topic deletes rows as soon as it has them, for their age.
+    pub(super) fn observe_ages(&self, batch: &[Message], topics: &HashMap<Arc<str>, Topic>) {
+        let ages = topics.iter().filter_map(|(name, topic)| match topic {
+            Topic::Known(known) => Some((name, known.age_max_millis?)),
+            Topic::Absent | Topic::Forbidden(_) | Topic::Unanswered => None,
+        });
+        for (name, age_max) in ages {
+            let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+            let now = now.map_or(0, |now| i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
+            let oldest_kept = now.saturating_sub(age_max).saturating_mul(1000);
+            let is_aged = |message: &&Message| {
+                message.timestamp_micros < oldest_kept && message.topic == *name
+            };
+            let aged = batch.iter().filter(is_aged).count();
+            if aged > 0 {
+                self.warn_of_age(name, aged as u64, age_max);
+            }
+        }
+    }
+
+    fn warn_of_age(&self, name: &Arc<str>, aged: u64, age_max: i64) {
+        let mut known = self.aged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (warned_at, rows) = known.entry(Arc::clone(name)).or_default();
+        *rows += aged;
+        if warned_at.is_some_and(|at| at.elapsed() < AGED_QUIET) {
             return;
         }
-    };
-    for resource in described.into_iter().flatten() {
-        let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier else {
-            continue;
-        };
-        let limit = resource.get("max.message.bytes").and_then(|entry| entry.value.as_ref());
-        let limit = limit.and_then(|value| value.parse().ok());
-        for (known, answer) in answers.iter_mut() {
-            if let Answer::Exists { limit_bytes, .. } = answer
-                && **known == **name
-            {
-                *limit_bytes = limit;
-            }
-        }
+        *warned_at = Some(Instant::now());
+        let rows = std::mem::take(rows);
+        tracing::warn!(
+            topic = &**name,
+            rows,
+            "rows are older than the {} that their topic keeps a record (retention.ms counts from the \
+             row's own time): Kafka deletes them at its next check; raise retention.ms, or set \
+             sink.timestamp = \"now\"",
+            span(age_max)
+        );
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Arc<str>, Topic>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
