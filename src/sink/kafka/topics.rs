@@ -76,8 +76,15 @@ pub(super) struct Topics {
     known: Mutex<HashMap<Arc<str>, Topic>>,
     gate: Semaphore,
     settings_denied: AtomicBool,
-    /// By topic: when its old rows were last named, and how many came since.
-    aged: Mutex<HashMap<Arc<str>, (Option<Instant>, u64)>>,
+    aged: Mutex<HashMap<Arc<str>, Aged>>,
+}
+
+/// Rows of a topic that it deletes for their age.
+#[derive(Debug, Default)]
+struct Aged {
+    warned_at: Option<Instant>,
+    /// Since then.
+    rows: u64,
 }
 
 impl Topics {
@@ -211,13 +218,13 @@ impl Topics {
 
     fn warn_of_age(&self, name: &Arc<str>, aged: u64, age_max: i64) {
         let mut known = self.aged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (warned_at, rows) = known.entry(Arc::clone(name)).or_default();
-        *rows += aged;
-        if warned_at.is_some_and(|at| at.elapsed() < AGED_QUIET) {
+        let topic = known.entry(Arc::clone(name)).or_default();
+        topic.rows += aged;
+        if topic.warned_at.is_some_and(|at| at.elapsed() < AGED_QUIET) {
             return;
         }
-        *warned_at = Some(Instant::now());
-        let rows = std::mem::take(rows);
+        topic.warned_at = Some(Instant::now());
+        let rows = std::mem::take(&mut topic.rows);
         tracing::warn!(
             topic = &**name,
             rows,
