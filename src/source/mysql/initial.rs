@@ -20,7 +20,7 @@ use super::store::Lent;
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
 use crate::identity::{Fingerprint, LogId, RowIdentity};
-use crate::outbox::{OutboxRow, Role};
+use crate::outbox::{OutOfRange, OutboxRow, Role};
 
 /// Rows that wait between the connection and the relay, of whatever size.
 const ROWS_WAITING_MAX: usize = 8;
@@ -58,6 +58,8 @@ pub(crate) struct Initial {
     log: LogId,
     micros: i64,
     ordinal: u32,
+    /// Whether a date that is none stands for the commit time.
+    may_lack_moment: bool,
     place: Place,
     /// Counts the values.
     budget: Budget,
@@ -105,6 +107,7 @@ impl Initial {
             _task: task,
             roles,
             extras: outbox.columns.extra_count(),
+            may_lack_moment: outbox.columns.created_at_out_of_range() == OutOfRange::CommitTime,
             table: table.name.clone(),
             log: LogId::mysql(server_uuid, Some(TAG)),
             micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
@@ -178,8 +181,18 @@ impl Initial {
             match (form, told) {
                 (Form::Micros, Some(text)) => {
                     let micros = std::str::from_utf8(&text).ok().and_then(|text| text.parse().ok());
-                    let error = || problem("created_at holds no date of the calendar".into());
-                    row.created_at_micros = Some(micros.ok_or_else(error)?);
+                    let error = || {
+                        problem(
+                            "created_at holds a value that is not a date of the calendar (a zero \
+                             date?): set outbox.created_at_out_of_range = \"commit-time\" to use \
+                             the time of the first start"
+                                .into(),
+                        )
+                    };
+                    row.created_at_micros = match micros {
+                        None if self.may_lack_moment => None,
+                        micros => Some(micros.ok_or_else(error)?),
+                    };
                 }
                 (_, told) => {
                     row_bytes += told.as_ref().map_or(0, Vec::len);
@@ -273,6 +286,7 @@ impl Initial {
             rows,
             _task: JoinSet::new(),
             roles: vec![(Role::Payload, Form::Plain)],
+            may_lack_moment: false,
             extras: 0,
             table: QualifiedName { schema: "app".into(), name: "outbox".into() },
             log: LogId::mysql(7, Some(TAG)),

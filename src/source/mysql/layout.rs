@@ -23,9 +23,9 @@ pub use error::{LayoutError, RowError};
 use super::cursor::{Cursor, MalformedError};
 use super::gtid::Flavor;
 use super::table_map::{ColumnType, Description, TableMap, lowest_first};
-use super::temporal::Temporal;
+use super::temporal::{Temporal, TemporalError};
 use super::value::{CatalogType, Reading, ReadingError, Scratch, ValueError};
-use crate::outbox::{Columns, OutboxRow, Role};
+use crate::outbox::{Columns, OutOfRange, OutboxRow, Role};
 
 /// What becomes of the columns of one outbox table.
 #[derive(Debug, Clone)]
@@ -54,6 +54,8 @@ struct Field {
 #[derive(Debug, Clone)]
 struct Mapped {
     reading: Reading,
+    /// Whether a date that is none stands for the commit time.
+    may_lack_moment: bool,
     /// At least one.
     roles: Vec<Role>,
 }
@@ -108,13 +110,18 @@ impl Layout {
                 });
             }
         }
+        let may_lack_moment = columns.created_at_out_of_range() == OutOfRange::CommitTime;
         let mut fields = Vec::with_capacity(descriptions.len());
         for description in &descriptions {
             let mapped = columns.iter().filter(|column| is_named(description, &column.name));
             let roles: Vec<Role> = mapped.map(|column| column.role).collect();
             let known = types.iter().find(|(name, _)| is_named(description, name));
             let known = known.map(|(_, known)| *known);
-            fields.push(Field::new(&name, description, known, roles, flavor)?);
+            let mut field = Field::new(&name, description, known, roles, flavor)?;
+            if let Some(mapped) = &mut field.mapped {
+                mapped.may_lack_moment = may_lack_moment;
+            }
+            fields.push(field);
         }
         let prints_documents = fields.iter().any(|field| {
             field.mapped.as_ref().is_some_and(|mapped| mapped.reading.prints_documents())
@@ -279,7 +286,11 @@ impl Field {
                 return Err(unsupported(*role));
             }
         }
-        Ok(Self { name: name.into(), length, mapped: Some(Mapped { reading, roles }) })
+        Ok(Self {
+            name: name.into(),
+            length,
+            mapped: Some(Mapped { reading, may_lack_moment: false, roles }),
+        })
     }
 }
 
@@ -354,7 +365,12 @@ impl Mapped {
         let mut text: Option<Bytes> = None;
         for role in &self.roles {
             if *role == Role::CreatedAt {
-                row.created_at_micros = Some(self.reading.micros(bytes)?);
+                row.created_at_micros = match self.reading.micros(bytes) {
+                    Err(ValueError::Temporal(TemporalError::NoDate)) if self.may_lack_moment => {
+                        None
+                    }
+                    micros => Some(micros?),
+                };
                 continue;
             }
             let value = match &text {

@@ -24,7 +24,10 @@ pub enum TemporalError {
     #[error("malformed date or time")]
     Malformed,
     /// A zero date, or one that the calendar does not have.
-    #[error("the value is no date of the calendar (a zero date?), so it cannot be a timestamp")]
+    #[error(
+        "the value is not a date of the calendar (a zero date?), so it cannot be the timestamp of a \
+         message: set outbox.created_at_out_of_range = \"commit-time\" to use the commit time"
+    )]
     NoDate,
 }
 

@@ -213,6 +213,13 @@ fn a_zero_date_is_no_timestamp_of_a_message() {
         let text = error.to_string();
         assert!(text.starts_with("column \"c_timestamp2\" of table v.typed: "), "{text}");
         assert!(text.contains("zero date"), "{text}");
+        assert!(text.contains("outbox.created_at_out_of_range = \"commit-time\""), "{text}");
+        // unless the commit time may stand in its place
+        let mut columns = columns.clone();
+        columns.set_created_at_out_of_range(crate::outbox::OutOfRange::CommitTime);
+        let (layout, bodies) = typed(name, flavor, &columns);
+        let row = read(&layout, &bodies[3]).unwrap().pop().unwrap();
+        assert_eq!(row.created_at_micros, None, "{name}");
     }
 }
 
