@@ -80,8 +80,11 @@ enum Verb {
 Example:
   walpost run --source postgres://walpost@db/shop --sink kafka://broker:9092
 
-An interrupt (SIGTERM, SIGINT) stops it cleanly; a second one at once.")]
-    Run(RelayFlags),
+An interrupt (SIGTERM, SIGINT) stops it cleanly; a second one at once.
+
+A relay that finds the slot, the position or the database not where it left them stops, says which
+rows are at risk, and prints the --accept-gap to go on with once they were looked after.")]
+    Run(RunFlags),
     /// Create what the database needs: table, role, and the position to read from
     ///
     /// Creates what is missing and says what is there already; nothing is dropped or changed.
@@ -138,12 +141,22 @@ pub(crate) struct RelayFlags {
     sink: Option<String>,
 }
 
+#[derive(Args)]
+struct RunFlags {
+    #[command(flatten)]
+    relay: RelayFlags,
+    /// Go on although rows may be missing, once: the position that the error named
+    #[arg(long, value_name = "POSITION")]
+    accept_gap: Option<String>,
+}
+
 /// Does what was typed.
 pub(crate) fn execute(cli: &Cli) -> anyhow::Result<ExitCode> {
     match &cli.verb {
         Verb::Run(flags) => {
-            let values = values(&cli.global, flags.settings())?;
-            let settings = values.settings()?;
+            let values = values(&cli.global, flags.relay.settings())?;
+            let mut settings = values.settings()?;
+            run::accept_gap(&mut settings, flags.accept_gap.as_ref())?;
             log::start(&values, &settings.log)?;
             block_on(run::run(settings))
         }

@@ -22,7 +22,7 @@ pub use name::{
     QualifiedName, plain_identifier, plain_mysql_identifier, quote_identifier, quote_literal,
     quote_mysql_identifier, quote_mysql_literal,
 };
-pub use postgres::{PostgresSettings, ValueFormat};
+pub use postgres::{MEMORY_TABLE, PostgresSettings, ValueFormat};
 pub use source::SourceSettings;
 pub use values::{Flag, Origin, Values};
 

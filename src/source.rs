@@ -15,6 +15,8 @@ mod calendar;
 mod finding;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
 mod handle;
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+mod memory_file;
 #[cfg(feature = "mysql")]
 pub mod mysql;
 #[cfg(any(feature = "mysql", feature = "postgres"))]
@@ -31,6 +33,8 @@ mod socket;
 mod tls;
 
 pub use finding::{Finding, Standing};
+#[cfg(any(feature = "mysql", feature = "postgres"))]
+pub use memory_file::MemoryFileError;
 
 /// What a source yields, in commit order. Only committed transactions appear.
 #[derive(Debug)]

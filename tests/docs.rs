@@ -111,6 +111,7 @@ fn every_key_of_the_reference_can_be_set_by_flag_and_by_its_variable() {
                 "sink.url" => "stdout://".into(),
                 "source.password" => "hunter2".into(),
                 "source.server_id" => "4711".into(),
+                "source.memory_file" => "/tmp/relay.memory".into(),
                 _ => "some_name".into(),
             });
             let urls = [("WALPOST_SOURCE_URL", source), ("WALPOST_SINK_URL", "stdout://")];

@@ -27,6 +27,7 @@ mod postgres_connect;
 mod postgres_link;
 mod postgres_rows;
 mod postgres_versions;
+mod remembered;
 mod sink_kafka;
 mod sink_nats;
 mod sink_rabbitmq;

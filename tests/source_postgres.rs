@@ -44,6 +44,8 @@ fn bench(prefix: &str) -> Bench {
         slot: name.clone(),
         publication: name.clone(),
         table: QualifiedName { schema: "public".into(), name: "outbox".into() },
+        memory_file: None,
+        accept_gap: None,
         // What is acknowledged is told by the close alone.
         ack_interval: Duration::from_secs(3600),
         row_bytes_max: 1 << 20,

@@ -1,4 +1,5 @@
--- The role that the relay logs in as: it may replicate and read the outbox, and nothing else.
+-- The role that the relay logs in as: it may replicate, read the outbox and keep its own memory, and
+-- nothing else.
 DO $walpost$
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = :'role') THEN
@@ -12,3 +13,4 @@ END
 $walpost$;
 GRANT USAGE ON SCHEMA :"schema" TO :"role";
 GRANT SELECT ON :"schema".:"table" TO :"role";
+GRANT SELECT, INSERT, UPDATE ON :"schema".:"memory" TO :"role";

@@ -33,6 +33,9 @@ pub(crate) struct InitFlags {
     /// Leave out rows that the table has already: they are never published
     #[arg(long)]
     skip_existing: bool,
+    /// Leave out the table that remembers what was confirmed (PostgreSQL)
+    #[arg(long)]
+    no_memory: bool,
     /// Make the slot one that a standby takes over (PostgreSQL 17 and later)
     #[arg(long)]
     failover: bool,

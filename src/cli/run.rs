@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use walpost::config::{OnReject, Settings, SourceSettings};
 #[cfg(feature = "mysql")]
 use walpost::source::mysql::MySqlSource;
-use walpost::source::postgres::PostgresSource;
+use walpost::source::postgres::{Lsn, PostgresSource};
 use walpost::{Backoff, Budget, Encoder, RelayOptions};
 
 use super::log;
@@ -49,6 +49,21 @@ pub(crate) async fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         SourceSettings::MySql(_) => anyhow::bail!(super::WITHOUT_MYSQL),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Puts the position of `--accept-gap` where the source looks for it.
+pub(crate) fn accept_gap(settings: &mut Settings, position: Option<&String>) -> anyhow::Result<()> {
+    let Some(position) = position else { return Ok(()) };
+    match &mut settings.source {
+        SourceSettings::Postgres(source) => {
+            let parsed: Lsn = position.parse().context("--accept-gap")?;
+            source.accept_gap = Some(parsed.to_string());
+        }
+        SourceSettings::MySql(_) => {
+            anyhow::bail!("--accept-gap is not there yet for MySQL and MariaDB")
+        }
+    }
+    Ok(())
 }
 
 fn options(settings: &Settings) -> RelayOptions {

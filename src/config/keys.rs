@@ -82,6 +82,7 @@ pub(crate) const KEYS: &[Key] = &[
     of_postgres(key("source.let_go_after", Kind::Duration, "30s")),
     of_postgres(open("source.former_name", Kind::Text)),
     of_postgres(key("source.format", Kind::Text, "binary")),
+    of_postgres(open("source.memory_file", Kind::Text)),
     of_mysql(open("source.server_id", Kind::Number)),
     of_mysql(key("source.position", Kind::Secret, "source")),
     of_mysql(key("source.initial", Kind::Text, "publish")),

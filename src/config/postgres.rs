@@ -1,8 +1,12 @@
 //! `[source]` of a PostgreSQL database.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{ConfigError, GIB, QualifiedName, Secret, Values};
+
+/// Name of the table that remembers what was confirmed.
+pub const MEMORY_TABLE: &str = "walpost_memory";
 
 /// A PostgreSQL database and what is read of it.
 #[derive(Debug, Clone)]
@@ -15,6 +19,11 @@ pub struct PostgresSettings {
     pub publication: String,
     /// The outbox table.
     pub table: QualifiedName,
+    /// Local file that remembers what was acknowledged, too.
+    pub memory_file: Option<PathBuf>,
+    /// The position by which a person accepts that rows are at risk, once: no key of the
+    /// configuration, where it would stay.
+    pub accept_gap: Option<String>,
     /// How soon the database hears of what was confirmed.
     pub ack_interval: Duration,
     /// Largest row in bytes; a larger one is a definite error.
@@ -40,6 +49,13 @@ pub enum ValueFormat {
     Text,
 }
 
+impl PostgresSettings {
+    /// The table that remembers what was confirmed, beside the outbox.
+    pub fn memory_table(&self) -> QualifiedName {
+        QualifiedName { schema: self.table.schema.clone(), name: MEMORY_TABLE.to_owned() }
+    }
+}
+
 impl Values {
     /// All but the URL.
     pub(super) fn postgres(&self) -> Result<PostgresSettings, ConfigError> {
@@ -50,6 +66,8 @@ impl Values {
             publication: self.publication()?,
             table: QualifiedName::parse(&table)
                 .map_err(|problem| self.refuse("source.table", problem))?,
+            memory_file: self.memory_file()?,
+            accept_gap: None,
             ack_interval: self.duration("source.ack_interval", Duration::from_millis(1))?,
             // PostgreSQL's own largest field is 1 GB.
             row_bytes_max: self.size("source.row_bytes_max", 1024..=GIB)?,

@@ -1,6 +1,8 @@
 //! Which database is the source, by the scheme of its URL, and what both kinds share: the URL and
 //! the password that goes into it.
 
+use std::path::PathBuf;
+
 use super::keys::Database;
 use super::{ConfigError, MySqlSettings, PostgresSettings, Secret, Values};
 
@@ -66,6 +68,18 @@ impl Values {
             Database::Postgres => SourceSettings::Postgres(self.postgres()?),
             Database::MySql => SourceSettings::MySql(self.mysql()?),
         })
+    }
+
+    /// A relative path would depend on the folder in which walpost happens to be started.
+    pub(super) fn memory_file(&self) -> Result<Option<PathBuf>, ConfigError> {
+        match self.text("source.memory_file")? {
+            Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(Some(path.into())),
+            Some(_) => {
+                let problem = "must be the whole path of a file, from / on";
+                Err(self.refuse("source.memory_file", problem))
+            }
+            None => Ok(None),
+        }
     }
 
     /// The URL as it was written.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `conninfo`, `connect`, `tls`, `auth`, `scram`, `wire`, `replication`, `sql` | a connection that is logged in |
 //! | `inspect`, `precondition` | what the catalog says, and whether that will do |
+//! | `memory` | what was confirmed, remembered beside the slot |
 //! | `session`, `standby` | from "connect" to a stream that may be read |
 //! | `watch`, `catalog` | the catalog while connected: what changed, and whether a row was missed |
 //! | `reader`, `streaming`, `feedback`, `intake` | the thread that reads it, and how |
@@ -22,6 +23,7 @@ pub(crate) mod frame;
 pub mod inspect;
 mod intake;
 pub(crate) mod lsn;
+pub mod memory;
 pub(crate) mod moment;
 pub(crate) mod number;
 pub(crate) mod pgoutput;
@@ -50,6 +52,7 @@ pub use conninfo::{ConnInfo, ConnInfoError};
 pub use decoder::DecodeError;
 pub use error::PostgresError;
 pub use lsn::Lsn;
+pub use memory::GapError;
 pub use replication::probe_replication;
 pub use scram::ScramError;
 pub use sql::{SqlClient, connect_sql};
@@ -62,6 +65,7 @@ use crate::config::{OutboxSettings, PostgresSettings};
 use crate::failure::Failure;
 use crate::identity::LogId;
 use decoder::Decoder;
+use memory::Memory;
 use reader::{Reader, Shared, Watching};
 use resume::Resume;
 
@@ -111,6 +115,7 @@ impl PostgresSource {
             gave_up: 0,
             refused: None,
             untaken: 0,
+            memory: Memory::default(),
         };
         handle::spawn(move || reader.run())?;
         Ok(Self { shared, reader: handle, resume: Resume::default() })

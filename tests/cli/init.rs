@@ -16,7 +16,8 @@ fn init_creates_everything_and_a_second_run_says_what_exists() {
     assert_eq!(
         first.stdout,
         format!(
-            "created  table public.outbox\ncreated  publication walpost\ncreated  slot {}\n",
+            "created  table public.outbox\ncreated  table public.walpost_memory\n\
+             created  publication walpost\ncreated  slot {}\n",
             case.name
         )
     );
@@ -46,7 +47,7 @@ fn init_creates_everything_and_a_second_run_says_what_exists() {
         case.name
     ));
     assert_eq!(read, "1", "the slot reads the row that came after it");
-    case.check(&[]).exits(0).says("ok    slot").says("ok    publication");
+    case.check(&[]).exits(0).says("ok    slot").says("ok    publication").says("ok    memory");
 }
 
 #[test]
@@ -115,6 +116,12 @@ fn init_makes_a_role_that_can_do_no_more_than_it_needs() {
          has_table_privilege('{role}', 'outbox', 'INSERT, UPDATE, DELETE, TRUNCATE')"
     );
     assert_eq!(case.sql(&rights), "t|f");
+    let memory = format!(
+        "SELECT has_table_privilege('{role}', 'walpost_memory', 'INSERT') \
+           AND has_table_privilege('{role}', 'walpost_memory', 'UPDATE'), \
+         has_table_privilege('{role}', 'walpost_memory', 'DELETE, TRUNCATE')"
+    );
+    assert_eq!(case.sql(&memory), "t|f");
     case.sql(&format!("ALTER ROLE {role} NOREPLICATION"));
     case.walpost(&["init", "--role", &role])
         .exits(1)
@@ -123,6 +130,22 @@ fn init_makes_a_role_that_can_do_no_more_than_it_needs() {
         .exits(1)
         .says(&format!("FAIL  role           {role} may not replicate"))
         .says(&format!("fix: ALTER ROLE {role} REPLICATION;"));
+    case.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+}
+
+#[test]
+fn init_without_a_memory_makes_none_and_check_says_that_it_is_off() {
+    let case = Server::shared().database();
+    let role = format!("relay_{}", case.name);
+    let made = case.walpost(&["init", "--no-memory", "--role", &role]).exits(0);
+    assert!(!made.stdout.contains("walpost_memory"), "{}", made.stdout);
+    case.check(&[])
+        .exits(0)
+        .says("warn  memory")
+        .says("off: there is no table public.walpost_memory")
+        .says("fix: walpost init creates it");
+    case.walpost(&["init", "--role", &role]).exits(0).says("created  table public.walpost_memory");
+    case.walpost_as(&role, &["check", "--sink", "null://"]).exits(0).says("ok    memory");
     case.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 

@@ -3,7 +3,7 @@
 use walpost::Failure;
 use walpost::config::{OutboxSettings, PostgresSettings};
 use walpost::source::Finding;
-use walpost::source::postgres::{inspect, precondition, probe_replication};
+use walpost::source::postgres::{inspect, memory, precondition, probe_replication};
 
 /// Asks for every precondition.
 pub(super) async fn ask(
@@ -37,5 +37,8 @@ pub(super) async fn ask(
             Finding::fail("replication", failure.to_string(), fix)
         }
     });
+    let slot_at = slot.and_then(|slot| slot.confirmed?.parse().ok());
+    let memory = memory::look(settings, &client, server.version, slot_at).await;
+    findings.extend(memory.map_err(Failure::transient)?);
     Ok(findings)
 }

@@ -1,6 +1,6 @@
 //! What a PostgreSQL database needs.
 //!
-//! Order: table, publication, role, slot. The publication goes before the slot, which cannot see
+//! Order: table, memory, publication, role, slot. The publication goes before the slot, which cannot see
 //! one that was made after it; the slot goes last, since it has to wait for open transactions.
 
 use anyhow::{Context, bail};
@@ -60,6 +60,7 @@ impl Init<'_> {
             return refuse(findings, Standing::Fail);
         }
         self.table().await?;
+        self.memory().await?;
         self.publication(&server, slot.is_some()).await?;
         self.role().await?;
         match slot {
@@ -102,6 +103,17 @@ impl Init<'_> {
         refuse(findings, Standing::Fail)?;
         say(&format!("exists   table {name}"))?;
         Ok(())
+    }
+
+    async fn memory(&self) -> anyhow::Result<()> {
+        let Some(sql) = self.script.memory() else { return Ok(()) };
+        let name = self.settings.memory_table();
+        if inspect::table(&self.client, &name).await?.is_some() {
+            return say(&format!("exists   table {name}"));
+        }
+        let what = format!("could not create table {name}; --no-memory leaves it out");
+        self.client.batch_execute(sql).await.context(what)?;
+        say(&format!("created  table {name}"))
     }
 
     async fn publication(&self, server: &ServerState, has_slot: bool) -> anyhow::Result<()> {

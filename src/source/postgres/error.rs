@@ -6,10 +6,11 @@ use super::connect::ConnectError;
 use super::decoder::DecodeError;
 use super::intake::IntakeError;
 use super::lsn::Lsn;
+use super::memory::GapError;
 use super::wire::{ServerError, WireError};
 use crate::config::PostgresSettings;
 use crate::failure::{Failure, FailureKind};
-use crate::source::Finding;
+use crate::source::{Finding, MemoryFileError};
 
 /// See the module. The text names the object, and for a definite error the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -149,6 +150,12 @@ pub enum PostgresError {
         /// Where we left it.
         acknowledged: Lsn,
     },
+    /// Rows are at risk: the slot, or the database, is not where this relay left it.
+    #[error(transparent)]
+    Memory(#[from] GapError),
+    /// `source.memory_file` cannot be used.
+    #[error(transparent)]
+    MemoryFile(#[from] MemoryFileError),
     /// A message that cannot be understood.
     #[error("could not read the stream of slot \"{slot}\"")]
     Decode {
@@ -206,13 +213,15 @@ impl PostgresError {
         match self {
             Self::Connect(error) => error.kind(),
             Self::Wire(error) => wire_kind(error),
+            // A relay that gives the slot up goes on to hold its file for a while.
             Self::Catalog(_)
             | Self::CatalogSilent { .. }
             | Self::Unanswered { .. }
             | Self::Silent { .. }
             | Self::ShuttingDown
             | Self::TwoServers { .. }
-            | Self::LetGo { .. } => FailureKind::Transient,
+            | Self::LetGo { .. }
+            | Self::MemoryFile(MemoryFileError::InUse { .. }) => FailureKind::Transient,
             Self::Precondition(_)
             | Self::Gap { .. }
             | Self::Publication { .. }
@@ -220,6 +229,8 @@ impl PostgresError {
             | Self::OtherTimeline { .. }
             | Self::WentBack { .. }
             | Self::SlotMoved { .. }
+            | Self::Memory(_)
+            | Self::MemoryFile(_)
             | Self::Decode { .. }
             | Self::Unsendable { .. }
             | Self::RowTooLarge { .. }

@@ -30,6 +30,7 @@ use super::feedback::Feedback;
 use super::frame::Frame;
 use super::intake::{Intake, Relevance};
 use super::lsn::Lsn;
+use super::memory::Memory;
 use super::pgoutput;
 use super::relation::RelationError;
 use super::session::{Session, Start, System};
@@ -77,6 +78,7 @@ pub(crate) struct Reader {
     /// acknowledged, and a server whose log ends before it has lost data.
     pub(crate) received: Lsn,
     pub(crate) watching: Watching,
+    pub(super) memory: Memory,
     /// How the server is to send values: as configured, until it must be text.
     pub(crate) format: ValueFormat,
     /// Whether this source released the slot for another relay to take.
@@ -173,6 +175,10 @@ impl Reader {
         };
         let mut session = session;
         self.watching.begin(session.watch.take());
+        if let Some(recalled) = session.recalled.take() {
+            let (info, system) = (&session.info, session.system);
+            self.memory = Memory::begin(info, &self.settings, recalled, system, session.confirmed);
+        }
         self.decoder = decoder;
         self.gave_away = false;
         self.system = Some(session.system);

@@ -22,6 +22,7 @@ use super::decoder::{DecodeError, Decoder};
 use super::error::{PostgresError, is_slot_in_use};
 use super::inspect;
 use super::lsn::Lsn;
+use super::memory::{self, Recalled};
 use super::relation::{RelationError, TYPE_KINDS_QUERY, TypeKinds};
 use super::replication::connect_replication;
 use super::sql::{SqlClient, connect_sql};
@@ -88,6 +89,8 @@ pub(crate) struct Session {
     pub(crate) sender_timeout: Option<Duration>,
     /// Looks at the catalog from here on.
     pub(crate) watch: Option<Watch>,
+    /// What was remembered, of a first session.
+    pub(super) recalled: Option<Recalled>,
 }
 
 impl Start<'_> {
@@ -115,7 +118,11 @@ impl Start<'_> {
         let subject = Subject { settings: self.settings.clone(), outbox: self.outbox.clone() };
         let mut says_warnings = self.system.is_none();
         let mut turn = Turn::new(&self.settings.slot);
-        loop {
+        let mut start = self.acknowledged;
+        let version = loop {
+            if let Some(remembered) = self.remembered(&sql, system, log_end).await? {
+                start = start.max(remembered);
+            }
             let checking = self.check(&subject, &sql, decoder, says_warnings);
             let version = within("its catalog", checking).await?;
             says_warnings = false;
@@ -124,22 +131,60 @@ impl Start<'_> {
             if turn.has_waited_since_check() {
                 continue;
             }
-            let starting = self.start_replication(&mut connection, version);
+            let starting = self.start_replication(&mut connection, version, start);
             if within("the stream", starting).await? {
-                break;
+                break version;
             }
             turn.was_lost();
-        }
+        };
         // After the start nobody else can move the slot.
         let confirmed = within("the slot", self.confirmed(&sql)).await?;
         self.must_be_ours(confirmed, turn.has_waited())?;
+        let recalled = self.recall(&sql, version, system, confirmed).await?;
         let looking = self.look(&subject, &sql, decoder, confirmed);
         let (statement, catalog) = within("its catalog", looking).await?;
         let watched = (sql, statement);
         let watch = Watch::start(subject, info.clone(), server, watched, catalog, log_end);
         let (stream, begun) = connection.into_parts();
-        let watch = Some(watch);
-        Ok(Session { stream, info, begun, system, confirmed, log_end, sender_timeout, watch })
+        Ok(Session {
+            stream,
+            info,
+            begun,
+            system,
+            confirmed: confirmed.max(start),
+            log_end,
+            sender_timeout,
+            watch: Some(watch),
+            recalled,
+        })
+    }
+
+    /// Where memory allows a first session to start.
+    async fn remembered(
+        &self,
+        sql: &SqlClient,
+        system: System,
+        log_end: Lsn,
+    ) -> Result<Option<Lsn>, PostgresError> {
+        if self.system.is_some() {
+            return Ok(None);
+        }
+        within("its memory", memory::before_start(self.settings, sql, system, log_end)).await
+    }
+
+    /// What a first session remembers, once the slot is its own.
+    async fn recall(
+        &self,
+        sql: &SqlClient,
+        version: u32,
+        system: System,
+        confirmed: Lsn,
+    ) -> Result<Option<Recalled>, PostgresError> {
+        if self.system.is_some() {
+            return Ok(None);
+        }
+        let recalling = memory::recall(self.settings, sql, version, system, confirmed);
+        within("its memory", recalling).await.map(Some)
     }
 
     /// The first look of the watch; then the catalog is checked again, so that nothing changes
@@ -265,6 +310,7 @@ impl Start<'_> {
         &self,
         connection: &mut Connection,
         version: u32,
+        start: Lsn,
     ) -> Result<bool, PostgresError> {
         let slot = &self.settings.slot;
         // One list of identifiers inside of one literal: quotes of both kinds are doubled.
@@ -274,7 +320,7 @@ impl Start<'_> {
             "START_REPLICATION SLOT {} LOGICAL {} \
              (proto_version '1', publication_names '{publication}'{binary})",
             quote_identifier(slot),
-            self.acknowledged
+            start
         );
         match connection.start_copy_both(&command).await {
             Ok(()) => Ok(true),

@@ -2,7 +2,7 @@
 
 use anyhow::bail;
 use walpost::Role;
-use walpost::config::{OutboxSettings, PostgresSettings};
+use walpost::config::{MEMORY_TABLE, OutboxSettings, PostgresSettings};
 
 use crate::cli::init::InitFlags;
 use crate::cli::init::template::{Dialect, Names};
@@ -10,6 +10,7 @@ use crate::cli::init::template::{Dialect, Names};
 const SCHEMA: &str = include_str!("../../../../sql/postgres/schema.sql");
 const TABLE: &str = include_str!("../../../../sql/postgres/table.sql");
 const COLUMN: &str = include_str!("../../../../sql/postgres/column.sql");
+const MEMORY: &str = include_str!("../../../../sql/postgres/memory.sql");
 const PUBLICATION: &str = include_str!("../../../../sql/postgres/publication.sql");
 const ROLE: &str = include_str!("../../../../sql/postgres/role.sql");
 const SLOT: &str = include_str!("../../../../sql/postgres/slot.sql");
@@ -17,6 +18,7 @@ const SLOT: &str = include_str!("../../../../sql/postgres/slot.sql");
 /// Statements that create what is missing; each may run again.
 pub(super) struct Script {
     table: String,
+    memory: Option<String>,
     publication: String,
     role: Option<String>,
     slot: String,
@@ -60,6 +62,10 @@ impl Script {
             .filter(|column| !matches!(column.role, Role::Extra(_)))
             .map(|column| column.name.clone())
             .collect();
+        if !flags.no_memory {
+            // Without a name the role's rights on it are left out too.
+            names.insert("memory", MEMORY_TABLE.to_owned());
+        }
         names.extend(flags.role.clone().map(|role| ("role", role)));
         names.extend(password.map(|password| {
             ("verifier", postgres_protocol::password::scram_sha_256(password.as_bytes()))
@@ -93,6 +99,7 @@ impl Script {
         let slot = SLOT.replace("'pgoutput')", &format!("'pgoutput'{failover})"));
         Ok(Self {
             table,
+            memory: (!flags.no_memory).then(|| Dialect::Postgres.fill(MEMORY, &names)),
             publication: Dialect::Postgres.fill(PUBLICATION, &names),
             role: flags.role.is_some().then(|| Dialect::Postgres.fill(ROLE, &names)),
             slot: Dialect::Postgres.fill(&slot, &names),
@@ -101,6 +108,10 @@ impl Script {
 
     pub(super) fn table(&self) -> &str {
         &self.table
+    }
+
+    pub(super) fn memory(&self) -> Option<&str> {
+        self.memory.as_deref()
     }
 
     pub(super) fn publication(&self) -> &str {
@@ -119,8 +130,10 @@ impl Script {
     pub(super) fn whole(&self) -> String {
         let head = "-- What walpost needs in PostgreSQL; the server needs wal_level = logical.\n\
                     -- Can run again: what is there stays as it is.\n";
-        let parts = [head, &self.table, &self.publication, self.role.as_deref().unwrap_or("")];
-        let parts = parts.into_iter().chain([self.slot.as_str()]);
+        let memory = self.memory.as_deref().unwrap_or_default();
+        let role = self.role.as_deref().unwrap_or_default();
+        let parts = [head, &self.table, memory, &self.publication, role, &self.slot];
+        let parts = parts.into_iter();
         parts.filter(|part| !part.is_empty()).collect::<Vec<_>>().join("\n")
     }
 }

@@ -11,6 +11,8 @@ fn subject() -> Subject {
             slot: "walpost".into(),
             publication: "walpost".into(),
             table: QualifiedName { schema: "public".into(), name: "outbox".into() },
+            memory_file: None,
+            accept_gap: None,
             ack_interval: std::time::Duration::from_secs(1),
             row_bytes_max: 1 << 20,
             let_go_after: std::time::Duration::from_secs(1),

@@ -30,6 +30,7 @@ impl Reader {
         reply: oneshot::Sender<Result<(), PostgresError>>,
     ) {
         let mut result = Ok(());
+        self.memory.make_room(self.acknowledged()).await;
         for _ in 0..CLOSE_TRIES {
             result =
                 match tokio::time::timeout(CLOSE_TIMEOUT, self.try_close(streaming.take())).await {
@@ -41,6 +42,7 @@ impl Reader {
                 Err(error) => tracing::debug!("the last acknowledgement has to go again: {error}"),
             }
         }
+        self.memory.finish(self.acknowledged()).await;
         // A source that no longer waits has nothing to do with the answer.
         drop(reply.send(result));
     }

@@ -39,14 +39,21 @@ impl Reader {
         } else if streaming.feedback.is_waited_for() {
             return Err(PostgresError::ShuttingDown);
         }
+        let yielded = Lsn(self.shared.yielded.load(Ordering::Relaxed));
+        self.memory.tick(acknowledged, yielded);
         self.tell_if_due(streaming).await
+    }
+
+    /// What the server may be told of what was acknowledged.
+    fn tellable(&self) -> Lsn {
+        self.acknowledged().min(self.memory.allowed())
     }
 
     pub(super) async fn tell_if_due(
         &mut self,
         streaming: &mut Streaming,
     ) -> Result<(), PostgresError> {
-        match streaming.feedback.is_due(self.acknowledged(), Instant::now()) {
+        match streaming.feedback.is_due(self.tellable(), Instant::now()) {
             true => self.tell(streaming).await,
             false => Ok(()),
         }
@@ -54,7 +61,7 @@ impl Reader {
 
     /// Sends a status update.
     pub(super) async fn tell(&mut self, streaming: &mut Streaming) -> Result<(), PostgresError> {
-        let acknowledged = self.acknowledged();
+        let acknowledged = self.tellable();
         // PostgreSQL accepts a position beyond its own log, and loses everything up to it.
         assert!(
             acknowledged <= self.received,
@@ -62,6 +69,7 @@ impl Reader {
             self.received
         );
         let reply_requested = streaming.feedback.wants_question(Instant::now());
+        self.memory.note(acknowledged);
         let mut message = BytesMut::new();
         wire::put_status_update(
             &StandbyStatus {

@@ -30,6 +30,8 @@ fn bench() -> Bench {
             slot: "walpost".into(),
             publication: "walpost".into(),
             table,
+            memory_file: None,
+            accept_gap: None,
             ack_interval: Duration::from_secs(3600),
             row_bytes_max: 1 << 20,
             let_go_after: Duration::from_secs(3600),
@@ -54,6 +56,7 @@ fn bench() -> Bench {
         gave_up: 0,
         refused: None,
         untaken: 0,
+        memory: Memory::default(),
     };
     let (client, server) = UnixStream::pair().unwrap();
     let intake = Intake::new(&[], reader.budget.clone(), 1 << 20);
