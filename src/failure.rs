@@ -47,6 +47,11 @@ impl Failure {
         Self::new(FailureKind::Definite, cause)
     }
 
+    /// What went wrong, for whoever knows its type.
+    pub fn cause(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.cause
+    }
+
     /// What it asks for.
     pub fn kind(&self) -> FailureKind {
         self.kind

@@ -135,7 +135,7 @@ impl Case<'_> {
 }
 
 /// What one run of the binary gave.
-struct Run {
+pub struct Run {
     code: i32,
     stdout: String,
     stderr: String,
@@ -143,13 +143,13 @@ struct Run {
 
 impl Run {
     #[track_caller]
-    fn exits(self, code: i32) -> Run {
+    pub fn exits(self, code: i32) -> Run {
         assert_eq!(self.code, code, "{}{}", self.stdout, self.stderr);
         self
     }
 
     #[track_caller]
-    fn says(self, part: &str) -> Run {
+    pub fn says(self, part: &str) -> Run {
         let all = format!("{}{}", self.stdout, self.stderr);
         assert!(all.contains(part), "{part:?} is not in:\n{all}");
         self
@@ -176,7 +176,7 @@ fn walpost_in(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> 
     }
 }
 
-fn walpost(arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+pub fn walpost(arguments: &[&str], variables: &[(&str, &str)]) -> Run {
     static EMPTY: OnceLock<PathBuf> = OnceLock::new();
     walpost_in(EMPTY.get_or_init(|| scratch("cli-empty")), arguments, variables)
 }

@@ -23,6 +23,7 @@ mod fault_terminate;
 mod identity;
 mod mysql_connect;
 mod mysql_gtid;
+mod mysql_versions;
 mod postgres_connect;
 mod postgres_link;
 mod postgres_rows;

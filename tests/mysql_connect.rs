@@ -245,7 +245,8 @@ async fn a_client_certificate_logs_in() {
 /// Logs in as each user on each way, with the right password, a wrong one and none.
 async fn check_passwords(server: &MySql, user: &str, prepare: impl Fn()) {
     let socket = format!("socket={}", server.socket().display());
-    for more in ["ssl-mode=DISABLED", "ssl-mode=REQUIRED", socket.as_str()] {
+    let in_clear = "ssl-mode=DISABLED&get-server-public-key=true";
+    for more in [in_clear, "ssl-mode=REQUIRED", socket.as_str()] {
         let case = format!("{:?} {user} {more}", server.version());
         let with = |password: &str| url(server, "127.0.0.1", &format!("{user}{password}"), more);
         prepare();
@@ -282,9 +283,68 @@ async fn sha2_lets_the_right_password_in_by_all_ways_at_first_use_and_later() {
 async fn sha2_needs_no_tls_on_the_server_for_the_first_use() {
     let Some(server) = &servers().plain_mysql else { return };
     server.client().run("FLUSH PRIVILEGES");
-    let url = url(server, "127.0.0.1", &format!("plain:{ENCODED}"), "");
+    let user = format!("plain:{ENCODED}");
+    // Without a word from the user, nothing is encrypted for a key of whoever answers.
+    let bare = url(server, "127.0.0.1", &user, "");
+    let error = login(&bare).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Denied);
+    assert!(error_chain(&error).contains("get-server-public-key=true"), "{}", shown(&error));
+    let url = url(server, "127.0.0.1", &user, "get-server-public-key=true");
     let mut connection = connect(&info(&url)).await.expect("by the server's RSA key");
     assert_eq!(connection.query("SELECT 1").await.unwrap(), [[Some("1".into())]]);
+    // The server has seen the password now, and a proof of it is enough.
+    login(&bare).await.expect("a proof by its hash");
+}
+
+/// As an operator reads it.
+fn error_chain(error: &ConnectError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        text += &format!(": {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_who_hands_out_a_key_does_not_get_the_password() {
+    for mysql_async in [false, true] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let stranger = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(&greeting()).await.unwrap();
+            let mut heard = vec![0; 1024];
+            let length = stream.read(&mut heard).await.unwrap();
+            heard.truncate(length);
+            stream.write_all(&packet(2, b"\x01\x04")).await.unwrap();
+            let mut asked = Vec::new();
+            stream.read_to_end(&mut asked).await.unwrap();
+            asked
+        });
+        let url = format!("mysql://anybody:topsecret@127.0.0.1:{port}/?ssl-mode=DISABLED");
+        let error = match mysql_async {
+            true => sql_connect(&info(&url)).await.map(|_| ()).unwrap_err(),
+            false => connect(&info(&url)).await.map(|_| ()).unwrap_err(),
+        };
+        assert!(shown(&error).contains("WholePassword"), "{}", shown(&error));
+        assert_eq!(stranger.await.unwrap(), b"", "it was asked for its key");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_whose_tls_is_of_another_age_is_named_with_the_ways_out() {
+    if Version::MySql8015.is_left_out() {
+        return;
+    }
+    let server = MySql::start(Version::MySql8015);
+    let error = login(&url(&server, "127.0.0.1", "root", "")).await.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Denied);
+    let text = error_chain(&error);
+    assert!(text.contains("share no version or cipher"), "{text}");
+    assert!(text.contains("ssl-mode=DISABLED") && text.contains("socket="), "{text}");
+    login(&url(&server, "127.0.0.1", "root", "ssl-mode=DISABLED")).await.expect("in clear");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -424,6 +484,7 @@ fn packet(sequence: u8, payload: &[u8]) -> Vec<u8> {
 async fn a_peer_that_is_no_mysql_ends_in_an_error() {
     let with = |packets: &[Vec<u8>]| [&[greeting()], packets].concat().concat();
     for (answer, part) in [
+        (with(&[packet(2, b"\x01\x04")]), "WholePassword"),
         (b"HTTP/1.1 400 Bad Request\r\n".to_vec(), "OutOfOrder"),
         (b"\xff\xff\xff\0".to_vec(), "TooLarge"),
         (packet(0, b""), "Malformed"),
@@ -434,13 +495,18 @@ async fn a_peer_that_is_no_mysql_ends_in_an_error() {
         (with(&[packet(2, b"\xfe")]), "Unsupported"),
         (with(&[packet(2, b"\xfecaching_sha2_password\0short\0")]), "Malformed"),
         (with(&[packet(2, b"\x01\x05")]), "Unexpected"),
-        (with(&[packet(2, b"\x01\x04"), packet(4, b"\x01no key")]), "ServerKey"),
-        (with(&[packet(2, b"\x01\x04"), packet(4, b"\0")]), "Unexpected"),
+        (with(&[packet(2, b"\x01\x04"), packet(4, b"\x01no key")]), "ServerKey&"),
+        (with(&[packet(2, b"\x01\x04"), packet(4, b"\0")]), "Unexpected&"),
         (with(&[packet(3, b"\0\0\0")]), "OutOfOrder"),
         (Vec::new(), "TimedOut"),
     ] {
         let port = answer_with(answer).await;
-        let more = "ssl-mode=DISABLED&connect_timeout=1";
+        // With the mark, whatever key it hands out is used.
+        let more = match part.strip_suffix('&') {
+            Some(_) => "ssl-mode=DISABLED&connect_timeout=1&get-server-public-key=true",
+            None => "ssl-mode=DISABLED&connect_timeout=1",
+        };
+        let part = part.trim_end_matches('&');
         let url = format!("mysql://anybody:{ENCODED}@127.0.0.1:{port}/?{more}");
         let error = connect(&info(&url)).await.expect_err(part);
         assert!(shown(&error).contains(part), "{part}: {}", shown(&error));

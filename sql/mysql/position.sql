@@ -10,6 +10,8 @@ CREATE TABLE IF NOT EXISTS :"position_schema".:"position_table" (
     position bigint unsigned,
     -- Whether rows that the outbox had at the first start are still to be confirmed.
     initial_pending boolean NOT NULL DEFAULT FALSE,
+    -- Behind which of those rows, where some of them are confirmed already.
+    initial_after longtext,
     -- Who may move it. An empty holder has given it back.
     epoch bigint unsigned NOT NULL,
     holder varchar(255) NOT NULL,

@@ -123,9 +123,29 @@ async fn check_sink(sink: &dyn Sink, shown: String, prefix: &str) -> Vec<Finding
 
 fn unreachable(name: &'static str, url: &str, failure: &Failure) -> Finding {
     let fix = match failure.kind() {
+        FailureKind::Transient if has_answered(failure) => {
+            format!("it was reached and answered so: read the message; {name}.url leads there")
+        }
         FailureKind::Transient => format!("start it, or correct host and port in {name}.url"),
         FailureKind::Denied => format!("correct user and password in {name}.url"),
         FailureKind::Definite => format!("correct [{name}] as the message says"),
     };
     Finding::fail(name, format!("{url}: {failure}"), fix)
+}
+
+/// Whether the other side said so itself: then it runs, and at this address.
+fn has_answered(failure: &Failure) -> bool {
+    #[cfg(feature = "mysql")]
+    {
+        use walpost::source::mysql::ConnectError;
+        let cause = failure.cause();
+        if let Some(mysql_async::Error::Server(_)) = cause.downcast_ref::<mysql_async::Error>() {
+            return true;
+        }
+        if let Some(error) = cause.downcast_ref::<ConnectError>() {
+            return error.server_error().is_some();
+        }
+    }
+    let postgres = failure.cause().downcast_ref::<tokio_postgres::Error>();
+    postgres.is_some_and(|error| error.as_db_error().is_some())
 }

@@ -86,6 +86,7 @@ pub(crate) const KEYS: &[Key] = &[
     of_mysql(open("source.server_id", Kind::Number)),
     of_mysql(key("source.position", Kind::Secret, "source")),
     of_mysql(key("source.initial", Kind::Text, "publish")),
+    of_mysql(open("source.initial_order", Kind::Text)),
     of_mysql(key("source.lease", Kind::Duration, "10s")),
     of_mysql(key("source.heartbeat", Kind::Duration, "5s")),
     of_mysql(key("source.payload_bytes_max", Kind::Size, "256MiB")),

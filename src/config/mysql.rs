@@ -32,6 +32,8 @@ pub struct MySqlSettings {
     pub position: PositionPlace,
     /// What a first start does with rows that the table already has.
     pub initial: Initial,
+    /// The column by which a first start sorts those rows, where one was written down.
+    pub initial_order: Option<String>,
     /// How long a relay that fell silent keeps its position from the next one.
     pub lease: Duration,
     /// How soon the position is written after a confirm.
@@ -107,6 +109,7 @@ impl Values {
                 "skip" => Initial::Skip,
                 _ => return Err(self.refuse("source.initial", "must be publish or skip")),
             },
+            initial_order: self.text("source.initial_order")?.filter(|name| !name.is_empty()),
             // Renewed several times in its length, by a server that may be busy.
             lease: self.duration("source.lease", Duration::from_secs(2))?,
             ack_interval: self.duration("source.ack_interval", Duration::from_millis(1))?,

@@ -10,6 +10,7 @@
 //! | `event`, `payload`, `statement`, `decoder` | bytes to transactions: pure |
 //! | `cursor`, `table_map`, `layout`, `value` | bytes to rows: pure |
 //! | `charset`, `decimal`, `float`, `jsonb`, `temporal` | one kind of value each, to text: pure |
+//! | `here` | which of the URL's hosts all connections lead to |
 //! | `snapshot`, `initial` | the rows from before a first start |
 //! | `store` | where the position is kept, and who may move it |
 //! | `cluster` | which set of MariaDB servers it is |
@@ -32,6 +33,7 @@ mod error;
 mod event;
 mod float;
 mod gtid;
+mod here;
 mod initial;
 pub mod inspect;
 mod intake;
@@ -80,6 +82,7 @@ use crate::budget::Budget;
 use crate::config::{MySqlSettings, OutboxSettings, PositionPlace};
 use crate::failure::Failure;
 use crate::fence::Fence;
+use here::Here;
 use reader::{Holding, Reader, Shared};
 use store::{FileStore, Keeper, Open, Store, TableStore};
 
@@ -108,8 +111,9 @@ impl MySqlSource {
         let (handle, ReaderEnds { commands, batches }) =
             ReaderHandle::new(|| MySqlError::ReaderGone);
         let fence = Fence::down();
+        let here = Here::default();
         let keeper = Keeper::new(
-            open_store(&settings, &info)?,
+            open_store(&settings, &info, &here)?,
             store::holder(),
             settings.lease,
             settings.ack_interval,
@@ -126,6 +130,8 @@ impl MySqlSource {
             fence: fence.clone(),
             wait: None,
             stored: None,
+            here,
+            locks_refused: 0,
             initial_open: false,
             holding: Holding::NotYet(Box::new(keeper)),
         };
@@ -135,22 +141,21 @@ impl MySqlSource {
 }
 
 /// Where the position is kept; connects to nothing yet.
-fn open_store(settings: &MySqlSettings, info: &ConnInfo) -> Result<Store, Failure> {
-    let (info, table) = match &settings.position {
+fn open_store(settings: &MySqlSettings, info: &ConnInfo, here: &Here) -> Result<Store, Failure> {
+    let (info, here, table) = match &settings.position {
         PositionPlace::File(path) => {
             return Ok(Store::File(FileStore::new(path, &settings.name)));
         }
-        PositionPlace::Source { table } => (info.clone(), table),
-        PositionPlace::Server { url, table } => (ConnInfo::of(url)?, table),
+        PositionPlace::Source { table } => (info.clone(), here.clone(), table),
+        PositionPlace::Server { url, table } => (ConnInfo::of(url)?, Here::default(), table),
     };
+    let moves = here.moves();
     let open: Open = Box::new(move || {
-        let info = info.clone();
-        Box::pin(async move {
-            let connected = sql::sql_connect(&info).await;
-            connected.map_err(|error| Failure::new(error.kind(), error))
-        })
+        let (info, here) = (info.clone(), here.clone());
+        Box::pin(async move { here.connect(&info).await })
     });
-    Ok(Store::Table(TableStore::new(open, &table.schema, &table.name, &settings.name)))
+    let store = TableStore::new(open, &table.schema, &table.name, &settings.name);
+    Ok(Store::Table(store.following(moves)))
 }
 
 impl Source for MySqlSource {

@@ -38,12 +38,20 @@ pub enum Version {
     MySql97,
     MariaDb1011,
     MariaDb118,
+    MySql80,
+    MySql8015,
+    MariaDb114,
 }
 
+/// How many versions there are.
+const VERSIONS: usize = 6;
+
 impl Version {
+    /// Those whose behaviour differs enough that whatever is done to one is done to each; the
+    /// others have tests of their own.
     pub const ALL: [Version; 3] = [Version::MySql97, Version::MariaDb1011, Version::MariaDb118];
 
-    /// Those that this run does not do without.
+    /// Those of them that this run does not do without.
     pub fn present() -> impl Iterator<Item = Version> {
         Version::ALL.into_iter().filter(|version| !version.is_left_out())
     }
@@ -63,14 +71,29 @@ impl Version {
     }
 
     pub fn is_mariadb(self) -> bool {
-        self != Version::MySql97
+        match self {
+            Version::MySql97 | Version::MySql80 | Version::MySql8015 => false,
+            Version::MariaDb1011 | Version::MariaDb114 | Version::MariaDb118 => true,
+        }
+    }
+
+    /// Less to write and copy than MySQL's default of 100 MB.
+    fn redo_log(self) -> &'static str {
+        match self {
+            // From 8.0.30 on it has one size; before, two files.
+            Version::MySql8015 => "--innodb-log-file-size=16M",
+            _ => "--innodb-redo-log-capacity=32M",
+        }
     }
 
     /// Its part of `scripts/setup`.
     fn part(self) -> &'static str {
         match self {
             Version::MySql97 => "mysql",
+            Version::MySql80 => "mysql80",
+            Version::MySql8015 => "mysql8015",
             Version::MariaDb1011 => "mariadb",
+            Version::MariaDb114 => "mariadb114",
             Version::MariaDb118 => "mariadb118",
         }
     }
@@ -87,8 +110,21 @@ impl Version {
                 plugins: root.join("usr/lib/mysql/plugin"),
             }
         };
+        // As its makers pack it: everything below one folder, on this system's C library.
+        let packed = |server: &str| {
+            let base = tool(&format!("{}/root", self.part()), self.part());
+            Programs {
+                loader: None,
+                server: base.join("bin").join(server),
+                share: base.join("share"),
+                plugins: base.join("lib/plugin"),
+                base,
+            }
+        };
         match self {
             Version::MySql97 => unpacked("mysql97", "mysqld", "mysql"),
+            Version::MySql80 | Version::MySql8015 => packed("mysqld"),
+            Version::MariaDb114 => packed("mariadbd"),
             Version::MariaDb118 => unpacked("mariadb118", "mariadbd", "mariadb"),
             Version::MariaDb1011 => {
                 let server = PathBuf::from("/usr/sbin/mariadbd");
@@ -106,7 +142,7 @@ impl Version {
 
     /// A data folder that no server runs on: made once, to be copied.
     fn template(self) -> &'static Path {
-        static TEMPLATES: [OnceLock<PathBuf>; 3] = [const { OnceLock::new() }; 3];
+        static TEMPLATES: [OnceLock<PathBuf>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];
         TEMPLATES[self as usize].get_or_init(|| self.make_data_folder())
     }
 
@@ -131,7 +167,7 @@ impl Version {
             let lines: Vec<&str> = root.lines().map(str::trim).collect();
             fs::write(&sql, lines.join("\n")).expect("the folder is ours");
             let mut server = programs.command(&data);
-            server.args(["--initialize-insecure", "--disable-log-bin", REDO_LOG]);
+            server.args(["--initialize-insecure", "--disable-log-bin", self.redo_log()]);
             server.arg(format!("--init-file={}", sql.display()));
             server
         };
@@ -145,9 +181,6 @@ impl Version {
         data
     }
 }
-
-/// Less to write and copy than the default of 100 MB.
-const REDO_LOG: &str = "--innodb-redo-log-capacity=32M";
 
 /// Both databases refuse to run as root.
 const USER: &str = "mysql";
@@ -270,7 +303,7 @@ impl MySql {
     /// One server a version for all tests that do not disturb it: each takes a database of its
     /// own ([`MySql::fresh_database`]), but all write into one binlog.
     pub fn shared(version: Version) -> &'static MySql {
-        static SHARED: [OnceLock<MySql>; 3] = [const { OnceLock::new() }; 3];
+        static SHARED: [OnceLock<MySql>; VERSIONS] = [const { OnceLock::new() }; VERSIONS];
         SHARED[version as usize].get_or_init(|| MySql::start(version))
     }
 
@@ -402,7 +435,7 @@ impl MySql {
             command.arg("--gtid-strict-mode=ON");
         } else {
             command.args(["--gtid-mode=ON", "--enforce-gtid-consistency=ON"]);
-            command.args(["--mysqlx=OFF", "--secure-file-priv=NULL", REDO_LOG]);
+            command.args(["--mysqlx=OFF", "--secure-file-priv=NULL", self.version.redo_log()]);
         }
         command.args(&self.options);
         environment(&mut command, &self.folder);

@@ -12,7 +12,7 @@ use mysql_async::prelude::Queryable;
 use walpost::config::{Initial, MySqlSettings, OutboxSettings, PositionPlace, QualifiedName};
 use walpost::source::Standing;
 use walpost::source::mysql::inspect::{self, PositionTable, ServerState};
-use walpost::source::mysql::snapshot::{self, BinlogPoint};
+use walpost::source::mysql::snapshot::{self, BinlogPoint, SnapshotError};
 use walpost::source::mysql::{Flavor, known_cluster, precondition};
 
 use super::{InitFlags, ROWS_COUNTED_MAX, count, print, refuse, refuse_mapped_table, say};
@@ -21,8 +21,11 @@ mod script;
 
 use script::{Account, Script};
 
-/// How long the outbox may stay locked for others while it waits for their end (MySQL only).
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How long others wait for the outbox while the lock on it waits for their end (MySQL only), how
+/// often that is tried, and the first pause between two tries, which grows by itself each time.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+const LOCK_TRIES: u32 = 4;
+const LOCK_PAUSE: Duration = Duration::from_secs(2);
 
 /// Prints the SQL and connects nowhere.
 pub(super) fn print_script(
@@ -178,8 +181,21 @@ impl Init<'_> {
     /// Where the binlog ends, and how many rows the outbox has at that moment.
     async fn snapshot(&self, reader: &mut Conn) -> anyhow::Result<(BinlogPoint, i64)> {
         let table = &self.settings.table;
-        let mut locker = inspect::sql_client(&self.settings.url).await?;
-        let point = snapshot::open(&self.server, table, LOCK_WAIT, reader, &mut locker).await?;
+        let mut tries = 1;
+        let point = loop {
+            let mut locker = inspect::sql_client(&self.settings.url).await?;
+            match snapshot::open(&self.server, table, LOCK_WAIT, reader, &mut locker).await {
+                // It fails before the reader is asked for anything.
+                Err(SnapshotError::Busy { .. }) if tries < LOCK_TRIES => {}
+                Err(SnapshotError::Busy { table, waited, pause, .. }) => {
+                    return Err(SnapshotError::Busy { table, waited, tries, pause }.into());
+                }
+                outcome => break outcome?,
+            }
+            drop(locker);
+            tokio::time::sleep(LOCK_PAUSE * tries).await;
+            tries += 1;
+        };
         let most = ROWS_COUNTED_MAX.unsigned_abs();
         let rows = inspect::row_count(reader, table, most).await?;
         reader.query_drop("COMMIT").await?;

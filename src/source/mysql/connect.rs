@@ -130,6 +130,8 @@ impl Attempt<'_> {
             database: info.database.as_deref(),
             tls: wants_tls,
             is_private: wants_tls || matches!(self.target, Target::Unix(_)),
+            may_be_clear: may_be_clear(info, matches!(self.target, Target::Unix(_))),
+            may_use_key: info.trusts_server_key,
         };
         log_in(&mut connection, &handshake, login).await.map_err(failed)?;
         connection.set_server(info.only(self.host));
@@ -174,6 +176,11 @@ impl Attempt<'_> {
     }
 }
 
+/// Whether the password may go in clear where nobody listens.
+pub(super) fn may_be_clear(info: &ConnInfo, is_socket: bool) -> bool {
+    is_socket || info.ssl_mode == SslMode::VerifyIdentity || info.trusts_cleartext
+}
+
 /// What `ssl-mode` means for certificates.
 pub(super) fn tls_options(info: &ConnInfo) -> TlsOptions<'_> {
     let verified = match info.ssl_mode {
@@ -192,7 +199,7 @@ pub(super) fn tls_options(info: &ConnInfo) -> TlsOptions<'_> {
 }
 
 /// Small commands must not wait for one another, and a dead peer must be noticed.
-fn set_options(stream: &TcpStream) -> io::Result<()> {
+pub(super) fn set_options(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let options = socket2::TcpKeepalive::new()
         .with_time(KEEPALIVE_IDLE)

@@ -40,7 +40,7 @@ const COM_PING: u8 = 0x0e;
 pub enum WireError {
     /// The socket failed.
     #[error("connection to the server broke")]
-    Io(#[from] io::Error),
+    Io(#[source] io::Error),
     /// The server closed it without a reason.
     #[error("the server closed the connection")]
     Closed,
@@ -64,6 +64,17 @@ pub enum WireError {
     /// More rows than a statement may have.
     #[error("the answer has more than {ROWS_MAX} rows")]
     TooManyRows,
+}
+
+impl From<io::Error> for WireError {
+    /// A connection with TLS that ends without a farewell is a server that is gone, which the TLS
+    /// library would explain at length.
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 impl WireError {

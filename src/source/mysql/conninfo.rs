@@ -17,6 +17,8 @@
 //! | `socket` | – | path of a Unix socket, instead of the hosts |
 //! | `password-file` | – | read at each login |
 //! | `connect-timeout` | – | seconds, for each address |
+//! | `get-server-public-key` | – | `true`: without TLS the password may be encrypted for the RSA key that the server hands out |
+//! | `enable-cleartext-plugin` | – | `true`: a server whose certificate is not checked may be given the password in clear, by TLS |
 //!
 //! Without `ssl-mode`, TLS is used where the server offers it, or with `ssl-ca` is required and
 //! checked in full: whoever names an authority wants it believed.
@@ -37,6 +39,8 @@ const CONNECT_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
 /// Every key that is understood, as it is told, and libpq's name for it.
 const KEYS: &[(&str, &str)] = &[
     ("connect-timeout", "connect-timeout"),
+    ("enable-cleartext-plugin", "enable-cleartext-plugin"),
+    ("get-server-public-key", "get-server-public-key"),
     ("password-file", "password-file"),
     ("socket", "socket"),
     ("ssl-ca", "sslrootcert"),
@@ -63,6 +67,10 @@ pub struct ConnInfo {
     pub(crate) authorities: RootCertificate,
     /// Certificate and key of the client; both files are PEM.
     pub(crate) client_certificate: Option<(PathBuf, PathBuf)>,
+    /// Whether the password may be encrypted for a key that nobody checked.
+    pub(crate) trusts_server_key: bool,
+    /// Whether it may go in clear by TLS to a server that nobody checked.
+    pub(crate) trusts_cleartext: bool,
 }
 
 /// One place to try, in the order of the URL.
@@ -173,6 +181,8 @@ impl ConnInfo {
             ssl_mode,
             authorities,
             client_certificate: settings.client_certificate()?,
+            trusts_server_key: settings.switch("get-server-public-key")?,
+            trusts_cleartext: settings.switch("enable-cleartext-plugin")?,
         })
     }
 
@@ -250,6 +260,14 @@ impl Settings {
     fn value(&self, key: &str) -> Option<&str> {
         let value = self.0.iter().find(|(known, _)| *known == key).map(|(_, value)| value.as_str());
         value.filter(|value| !value.is_empty())
+    }
+
+    fn switch(&self, key: &'static str) -> Result<bool, ConnInfoError> {
+        match self.value(key).map(str::to_ascii_lowercase).as_deref() {
+            Some("true" | "1" | "on") => Ok(true),
+            Some("false" | "0" | "off") | None => Ok(false),
+            Some(_) => Err(invalid(key, "true or false")),
+        }
     }
 
     fn tls(&self) -> Result<(SslMode, RootCertificate), ConnInfoError> {

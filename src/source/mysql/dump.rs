@@ -106,8 +106,12 @@ impl Connection {
              @master_heartbeat_period = {period}, @source_heartbeat_period = {period}, \
              SESSION net_write_timeout = {patience}"
         );
-        if self.greeting.flavor() == Flavor::MariaDb {
-            statement.push_str(&format!(", @mariadb_slave_capability = {MARIADB_CAPABILITY}"));
+        match self.greeting.flavor() {
+            Flavor::MariaDb => statement.push_str(&format!(
+                ", SESSION max_statement_time = 0, \
+                 @mariadb_slave_capability = {MARIADB_CAPABILITY}"
+            )),
+            Flavor::MySql => {}
         }
         self.execute(&statement).await?;
         Ok(())

@@ -8,6 +8,7 @@ use super::conninfo::ConnInfoError;
 use super::decoder::Undecodable;
 use super::dump::DumpError;
 use super::snapshot::SnapshotError;
+use super::sql::plain;
 use super::store::StoreError;
 use super::wire::PacketError;
 use crate::failure::{Failure, FailureKind};
@@ -35,8 +36,8 @@ pub enum MySqlError {
     #[error(transparent)]
     Dump(DumpError),
     /// A question to the server failed.
-    #[error("could not ask the server about itself")]
-    Catalog(#[from] mysql_async::Error),
+    #[error("could not ask the server about itself: {}", plain(.0))]
+    Catalog(mysql_async::Error),
     /// A precondition does not hold.
     #[error("{}: {}; {}", .0.name, .0.detail, .0.fix.as_deref().unwrap_or("no remedy known"))]
     Precondition(Finding),
@@ -130,6 +131,20 @@ pub enum MySqlError {
         /// How long.
         after: Duration,
     },
+    /// The same, of the table's rows at a first start.
+    #[error(
+        "the server sent nothing for {after:?} of the rows that the outbox has from before the \
+         first start"
+    )]
+    TableSilent {
+        /// How long.
+        after: Duration,
+    },
+    /// Two connections of one session led to two servers.
+    #[error(
+        "two connections to the source led to different servers, as in a failover; both are closed"
+    )]
+    OtherServer,
     /// A server that took a connection and then did not answer.
     #[error("the server did not answer within {after:?} what a stream begins with")]
     Unanswered {
@@ -142,6 +157,12 @@ pub enum MySqlError {
     /// The reader ended without a word: a bug.
     #[error("the thread that reads the binlog ended")]
     ReaderGone,
+}
+
+impl From<mysql_async::Error> for MySqlError {
+    fn from(error: mysql_async::Error) -> Self {
+        Self::Catalog(error)
+    }
 }
 
 impl MySqlError {
@@ -158,9 +179,11 @@ impl MySqlError {
             Self::Refused(_) => FailureKind::Denied,
             // Bytes may be damaged on their way.
             Self::Decode { source, .. } if source.error.is_damage() => FailureKind::Transient,
-            Self::Silent { .. } | Self::Unanswered { .. } | Self::ServerIdClash { .. } => {
-                FailureKind::Transient
-            }
+            Self::Silent { .. }
+            | Self::TableSilent { .. }
+            | Self::Unanswered { .. }
+            | Self::OtherServer
+            | Self::ServerIdClash { .. } => FailureKind::Transient,
             Self::Url(_)
             | Self::Precondition(_)
             | Self::InitialRow { .. }

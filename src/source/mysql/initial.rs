@@ -2,10 +2,17 @@
 //! them: the same text for the same value.
 //!
 //! Owns the statement and how its answers become rows. What makes the table and the binlog fit
-//! together is in `snapshot.rs`.
+//! together is in `snapshot.rs`, the order of the rows in `initial/order.rs`.
+//!
+//! After each batch stands an end, as if it were a transaction: once the rows before it are
+//! confirmed, the mark that came with it is kept, and a first start that is interrupted reads on
+//! from there.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+mod order;
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::BytesMut;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Value};
 use tokio::sync::mpsc;
@@ -14,6 +21,7 @@ use tokio::task::JoinSet;
 use super::decoder::{Decoded, TransactionEnd};
 use super::dump::WRITE_TIMEOUT;
 use super::error::MySqlError;
+use super::float;
 use super::inspect::{ColumnState, TableState};
 use super::resume::Place;
 use super::store::Lent;
@@ -21,6 +29,9 @@ use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
 use crate::identity::{Fingerprint, LogId, RowIdentity};
 use crate::outbox::{OutOfRange, OutboxRow, Role};
+use crate::source::calendar::{civil_from_days, days_from_civil};
+use order::Mark;
+pub(crate) use order::{Doubt, Order};
 
 /// Rows that wait between the connection and the relay, of whatever size.
 const ROWS_WAITING_MAX: usize = 8;
@@ -40,12 +51,42 @@ enum Form {
     Uuid,
     /// `2024-02-29 10:34:56.789`, UTC.
     Moment,
+    /// A float as a double: SELECT prints six digits of a float.
+    Single,
     /// Microseconds since 1970.
     Micros,
 }
 
 /// A row, or the end of all: a task that only stops has not read everything.
-type Answer = Result<Option<Vec<Value>>, mysql_async::Error>;
+type Answer = Result<Option<Vec<Value>>, MySqlError>;
+
+/// How long the first row is waited for: the server may have to sort the whole table.
+const SORT_MAX: Duration = Duration::from_secs(3_600);
+
+/// What a first start reads, and how.
+pub(crate) struct Reading<'a> {
+    pub(crate) table: &'a TableState,
+    pub(crate) outbox: &'a OutboxSettings,
+    pub(crate) order: Order,
+    /// Where an earlier one came to, as [`Step::after`] said.
+    pub(crate) after: Option<String>,
+    pub(crate) server_uuid: u128,
+    /// Where the binlog goes on.
+    pub(crate) place: Place,
+    /// How long a server that has begun to send rows may be silent.
+    pub(crate) silence_max: Duration,
+    pub(crate) budget: Budget,
+}
+
+/// What one call of [`Initial::read`] came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// More will come. Behind the rows of this call stands an end, and this is where they end,
+    /// where that can be written down.
+    More { after: Option<String> },
+    /// These were the last ones.
+    Done,
+}
 
 /// See the module.
 pub(crate) struct Initial {
@@ -61,6 +102,11 @@ pub(crate) struct Initial {
     /// Whether a date that is none stands for the commit time.
     may_lack_moment: bool,
     place: Place,
+    order: Order,
+    /// Rows since the last end.
+    rows_open: u32,
+    /// Place of the last row.
+    mark: Option<Mark>,
     /// Counts the values.
     budget: Budget,
 }
@@ -70,17 +116,11 @@ impl Initial {
     ///
     /// # Errors
     /// A column whose value the two ways would tell differently.
-    pub(crate) fn start(
-        reader: Conn,
-        table: &TableState,
-        outbox: &OutboxSettings,
-        server_uuid: u128,
-        place: Place,
-        budget: Budget,
-    ) -> Result<Self, MySqlError> {
+    pub(crate) fn start(reader: Conn, reading: Reading<'_>) -> Result<Self, MySqlError> {
+        let Reading { table, outbox, order, after, server_uuid, place, silence_max, budget } =
+            reading;
         let mut roles = Vec::new();
         let mut expressions = Vec::new();
-        let mut order = String::new();
         for mapped in outbox.columns.iter() {
             let Some(column) = table.columns.iter().find(|column| column.name == mapped.name)
             else {
@@ -89,18 +129,20 @@ impl Initial {
             let (expression, form) = expression(mapped.role, column).map_err(|problem| {
                 MySqlError::InitialRow { table: table.name.plain_mysql(), problem }
             })?;
-            if mapped.role == Role::CreatedAt {
-                order = format!(" ORDER BY {}", quote_mysql_identifier(&column.name));
-            }
             expressions.push(expression);
             roles.push((mapped.role, form));
         }
-        // In the order in which they were written, as far as the table tells it.
-        let statement =
-            format!("SELECT {} FROM {}{order}", expressions.join(", "), table.name.quoted_mysql());
+        expressions.extend(order.expressions());
+        let after = after.and_then(|written| order.read(&written));
+        let statement = format!(
+            "SELECT {} FROM {}{}",
+            expressions.join(", "),
+            table.name.quoted_mysql(),
+            order.clauses(after.as_ref())
+        );
         let (sender, rows) = mpsc::channel(ROWS_WAITING_MAX);
         let mut task = JoinSet::new();
-        task.spawn(read(reader, statement, sender));
+        task.spawn(read(reader, statement, silence_max, sender));
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Self {
             rows,
@@ -113,12 +155,15 @@ impl Initial {
             micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
             ordinal: 0,
             place,
+            order,
+            rows_open: 0,
+            mark: None,
             budget,
         })
     }
 
-    /// Appends up to `most` rows, or fewer that are large, and after the last one the end; says
-    /// whether more will come.
+    /// Appends up to `most` rows, or fewer that are large, and an end where one can stand: always
+    /// after the last one.
     ///
     /// # Errors
     /// The connection broke, or a value cannot be understood.
@@ -129,32 +174,43 @@ impl Initial {
         &mut self,
         most: usize,
         decoded: &mut Vec<Decoded>,
-    ) -> Result<bool, MySqlError> {
+    ) -> Result<Step, MySqlError> {
         let mut bytes = 0;
         while decoded.len() < most && bytes < BATCH_BYTES_MAX {
             let Some(values) = self.rows.recv().await.ok_or(MySqlError::ReaderGone)?? else {
-                decoded.push(Decoded::End(TransactionEnd {
-                    gtid: None,
-                    file: self.place.file.clone(),
-                    position: self.place.position,
-                    rows: self.ordinal,
-                    own: false,
-                }));
-                return Ok(false);
+                decoded.push(self.end());
+                return Ok(Step::Done);
             };
             let (row, row_bytes) = self.row(values)?;
             bytes += row_bytes;
+            self.rows_open += 1;
             decoded.push(Decoded::Row(row));
             if self.rows.is_empty() {
                 // Who waits for these need not wait for those.
-                return Ok(true);
+                break;
             }
         }
-        Ok(true)
+        let after = self.mark.take().and_then(|mark| self.order.written(&mark));
+        if after.is_some() {
+            decoded.push(self.end());
+        }
+        Ok(Step::More { after })
+    }
+
+    fn end(&mut self) -> Decoded {
+        Decoded::End(TransactionEnd {
+            gtid: None,
+            file: self.place.file.clone(),
+            position: self.place.position,
+            rows: std::mem::take(&mut self.rows_open),
+            own: false,
+        })
     }
 
     /// A row, and how many bytes it holds.
-    fn row(&mut self, values: Vec<Value>) -> Result<(OutboxRow, usize), MySqlError> {
+    fn row(&mut self, mut values: Vec<Value>) -> Result<(OutboxRow, usize), MySqlError> {
+        let key = values.split_off(values.len().min(self.roles.len()));
+        self.mark = self.order.is_resumable().then(|| key.into_iter().map(text_of).collect());
         let transaction = u64::try_from(self.micros).unwrap_or(0);
         let identity = RowIdentity {
             log: self.log,
@@ -204,6 +260,15 @@ impl Initial {
     }
 }
 
+/// A value of the order's columns; the protocol sends all values as text.
+fn text_of(value: Value) -> Option<String> {
+    match value {
+        Value::NULL => None,
+        Value::Bytes(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        other => Some(other.as_sql(true)),
+    }
+}
+
 /// What to select for a column, so that the answer is the binlog's text or leads to it.
 fn expression(role: Role, column: &ColumnState) -> Result<(String, Form), String> {
     let name = quote_mysql_identifier(&column.name);
@@ -219,11 +284,7 @@ fn expression(role: Role, column: &ColumnState) -> Result<(String, Form), String
         "binary" if role == Role::Id && column.type_text.eq_ignore_ascii_case("binary(16)") => {
             Ok((name, Form::Uuid))
         }
-        // SELECT prints six digits of it.
-        "float" => Err(format!(
-            "column {name} is a float, which SELECT and the binlog tell differently; use double \
-             or decimal, or source.initial = \"skip\""
-        )),
+        "float" => Ok((format!("{name} + 0e0"), Form::Single)),
         _ => Ok((name, Form::Plain)),
     }
 }
@@ -237,17 +298,45 @@ impl Form {
                 Ok(uuid::Uuid::from_bytes(bytes).to_string().into_bytes())
             }
             Self::Moment => {
-                let mut text = bytes;
-                *text.get_mut(10).ok_or("is no date with a time")? = b'T';
-                text.push(b'Z');
-                Ok(text)
+                let text = String::from_utf8(bytes).map_err(|_| "is not a date with a time")?;
+                let (date, clock) = text.split_once(' ').ok_or("is not a date with a time")?;
+                if !is_of_calendar(date) {
+                    return Ok(text.into_bytes());
+                }
+                let clock = match clock.contains('.') {
+                    true => clock.trim_end_matches('0').trim_end_matches('.'),
+                    false => clock,
+                };
+                Ok(format!("{date}T{clock}Z").into_bytes())
+            }
+            Self::Single => {
+                let text = std::str::from_utf8(&bytes).map_err(|_| "is not a number")?;
+                let number: f64 = text.parse().map_err(|_| "is not a number")?;
+                let mut printed = BytesMut::new();
+                #[expect(clippy::cast_possible_truncation, reason = "it was a float before")]
+                float::print_single(number as f32, &mut printed).map_err(|_| "is not finite")?;
+                Ok(printed.to_vec())
             }
         }
     }
 }
 
+/// Whether `2024-02-29` is a day that there was; `0000-00-00` and `2024-02-31` are stored too.
+fn is_of_calendar(date: &str) -> bool {
+    let mut parts = date.split('-').map(str::parse::<i64>);
+    let (Some(Ok(year)), Some(Ok(month)), Some(Ok(day))) =
+        (parts.next(), parts.next(), parts.next())
+    else {
+        return false;
+    };
+    year > 0
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && civil_from_days(days_from_civil(year, month, day)) == (year, month, day)
+}
+
 /// Reads to the end of the answer, or until nobody listens.
-async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
+async fn read(reader: Conn, statement: String, silence_max: Duration, rows: mpsc::Sender<Answer>) {
     // However this ends, nobody waits for the rest of the answer.
     let mut reader = Lent(Some(reader));
     let Some(connection) = &mut reader.0 else { return };
@@ -255,9 +344,12 @@ async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
         // The server waits for us as long as we may wait for a broker: where it hangs up, all
         // begins anew.
         let patience = WRITE_TIMEOUT.as_secs();
-        connection.query_drop(format!("SET SESSION net_write_timeout = {patience}")).await?;
-        let mut answer = connection.query_iter(statement).await?;
-        while let Some(row) = answer.next().await? {
+        let patience = format!("SET SESSION net_write_timeout = {patience}");
+        within(silence_max, connection.query_drop(patience)).await?;
+        let mut answer = within(SORT_MAX, connection.query_iter(statement)).await?;
+        let mut limit = SORT_MAX;
+        while let Some(row) = within(limit, answer.next()).await? {
+            limit = silence_max;
             if rows.send(Ok(Some(row.unwrap()))).await.is_err() {
                 return Ok(());
             }
@@ -269,6 +361,17 @@ async fn read(reader: Conn, statement: String, rows: mpsc::Sender<Answer>) {
     if let Err(error) = outcome.await {
         // Who no longer listens has no use for it.
         drop(rows.send(Err(error)).await);
+    }
+}
+
+/// An answer, or that there was none for so long.
+async fn within<T>(
+    after: Duration,
+    answer: impl Future<Output = Result<T, mysql_async::Error>>,
+) -> Result<T, MySqlError> {
+    match tokio::time::timeout(after, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(MySqlError::TableSilent { after }),
     }
 }
 
@@ -293,6 +396,9 @@ impl Initial {
             micros: 1,
             ordinal: 0,
             place: Place { gtids: GtidSet::empty(Flavor::MySql), file: "".into(), position: 4 },
+            order: Order::none(),
+            rows_open: 0,
+            mark: None,
             budget,
         }
     }
@@ -320,14 +426,15 @@ mod tests {
         // when they are read
         let mut decoded = Vec::new();
         for _ in 0..3 {
-            assert!(initial.read(2_048, &mut decoded).await.unwrap());
+            let step = initial.read(2_048, &mut decoded).await.unwrap();
+            assert_eq!(step, Step::More { after: None });
             // then each comes alone, and counts as long as it is there
             assert_eq!(decoded.len(), 1);
             assert_eq!(budget.held_bytes(), LARGE);
             decoded.clear();
             assert_eq!(budget.held_bytes(), 0);
         }
-        assert!(!initial.read(2_048, &mut decoded).await.unwrap());
+        assert_eq!(initial.read(2_048, &mut decoded).await.unwrap(), Step::Done);
         assert!(matches!(&decoded[..], [Decoded::End(TransactionEnd { rows: 3, .. })]));
     }
 
@@ -337,16 +444,27 @@ mod tests {
         assert_eq!(plain("json"), Ok(("`c```".into(), Form::Plain)));
         assert_eq!(plain("bit"), Ok(("`c``` + 0".into(), Form::Plain)));
         assert_eq!(plain("datetime"), Ok(("`c```".into(), Form::Moment)));
-        assert!(plain("float").is_err_and(|problem| problem.contains("`c```")));
+        assert_eq!(plain("float"), Ok(("`c``` + 0e0".into(), Form::Single)));
         let id = expression(Role::Id, &column("binary", "binary(16)"));
         assert_eq!(id.map(|(_, form)| form), Ok(Form::Uuid));
     }
 
     #[test]
     fn answers_become_the_text_of_the_binlog() {
-        let moment = Form::Moment.tell(b"2024-02-29 10:34:56.789".to_vec()).unwrap();
-        assert_eq!(&moment[..], b"2024-02-29T10:34:56.789Z");
+        for (answer, expected) in [
+            ("2024-02-29 10:34:56.789", "2024-02-29T10:34:56.789Z"),
+            ("2024-02-29 10:34:56.780", "2024-02-29T10:34:56.78Z"),
+            ("2024-02-29 10:34:00.000", "2024-02-29T10:34:00Z"),
+            ("2024-02-29 10:34:50", "2024-02-29T10:34:50Z"),
+            // As SELECT prints it.
+            ("0000-00-00 00:00:00.000", "0000-00-00 00:00:00.000"),
+            ("2023-02-29 10:34:56", "2023-02-29 10:34:56"),
+        ] {
+            assert_eq!(Form::Moment.tell(answer.into()).unwrap(), expected.as_bytes());
+        }
         assert!(Form::Moment.tell(b"2024".to_vec()).is_err());
+        let single = Form::Single.tell(b"0.10000000149011612".to_vec()).unwrap();
+        assert_eq!(&single[..], b"0.1");
         let uuid = Form::Uuid.tell((0..16).collect()).unwrap();
         assert_eq!(&uuid[..], b"00010203-0405-0607-0809-0a0b0c0d0e0f");
         assert!(Form::Uuid.tell(vec![0; 15]).is_err());

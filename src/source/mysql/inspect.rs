@@ -26,6 +26,9 @@ pub use place::{
 /// Codes of "access denied" to a table or its columns, a database, and for want of a right.
 const DENIED: [u16; 4] = [1044, 1142, 1143, 1227];
 
+/// Code of a statement that the server does not understand.
+const PARSE_ERROR: u16 = 1064;
+
 /// A person waits for the answer.
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 
@@ -36,11 +39,7 @@ const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(5);
 pub async fn sql_client(url: &Secret) -> Result<Conn, Failure> {
     let mut info = ConnInfo::of(url)?;
     info.connect_timeout = info.connect_timeout.min(CONNECT_TIMEOUT_MAX);
-    let mut conn = sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))?;
-    // A mode in which a backslash or a quote means something else would change what our statements
-    // say, and a lax one would cut what they write.
-    conn.query_drop("SET SESSION sql_mode = 'TRADITIONAL'").await.map_err(Failure::transient)?;
-    Ok(conn)
+    sql_connect(&info).await.map_err(|error| Failure::new(error.kind(), error))
 }
 
 /// The server and the account that we are on it.
@@ -262,6 +261,11 @@ pub struct TableState {
     pub engine: Option<String>,
     /// The columns, in their order.
     pub columns: Vec<ColumnState>,
+    /// The columns of the primary key, in its order; empty where there is none, or one of only the
+    /// beginnings of columns, which does not tell rows apart by their values.
+    pub key: Vec<String>,
+    /// The column that the server counts up by itself.
+    pub counter: Option<String>,
 }
 
 /// Reads the table and its columns; `None` where there is none that we may see.
@@ -287,6 +291,7 @@ pub async fn table(conn: &mut Conn, name: &QualifiedName) -> Result<Option<Table
             (&schema, &table),
         )
         .await?;
+    let (key, counter) = row_names(conn, &schema, &table).await?;
     let columns = columns
         .into_iter()
         .map(|(name, data_type, type_text, charset)| ColumnState {
@@ -297,7 +302,33 @@ pub async fn table(conn: &mut Conn, name: &QualifiedName) -> Result<Option<Table
         })
         .collect();
     let name = QualifiedName { schema, name: table };
-    Ok(Some(TableState { name, kind, engine, columns }))
+    Ok(Some(TableState { name, kind, engine, columns, key, counter }))
+}
+
+/// What tells the table's rows apart, and what counts them.
+async fn row_names(
+    conn: &mut Conn,
+    schema: &str,
+    table: &str,
+) -> Result<(Vec<String>, Option<String>), Error> {
+    let parts: Vec<(String, Option<u64>)> = conn
+        .exec(
+            "SELECT column_name, sub_part FROM information_schema.statistics \
+             WHERE table_schema = ? AND table_name = ? AND index_name = 'PRIMARY' \
+             ORDER BY seq_in_index",
+            (schema, table),
+        )
+        .await?;
+    let is_whole = parts.iter().all(|(_, length)| length.is_none());
+    let key = parts.into_iter().map(|(name, _)| name).filter(|_| is_whole).collect();
+    let counter = conn
+        .exec_first(
+            "SELECT column_name FROM information_schema.columns \
+             WHERE table_schema = ? AND table_name = ? AND extra LIKE '%auto_increment%'",
+            (schema, table),
+        )
+        .await?;
+    Ok((key, counter))
 }
 
 /// How many rows the table has, counted up to `most`.
@@ -380,11 +411,16 @@ pub async fn log(conn: &mut Conn, server: &ServerState) -> Result<Option<LogStat
 /// # Errors
 /// The connection is gone.
 pub async fn replicas(conn: &mut Conn, server: &ServerState) -> Result<Option<Vec<u32>>, Error> {
-    let query = match server.flavor {
-        Flavor::MySql => "SHOW REPLICAS",
-        Flavor::MariaDb => "SHOW SLAVE HOSTS",
+    const OLDER: &str = "SHOW SLAVE HOSTS";
+    let asked: Result<Vec<Row>, Error> = match server.flavor {
+        Flavor::MySql => match conn.query("SHOW REPLICAS").await {
+            // MySQL before 8.0.22 knows only the older words.
+            Err(Error::Server(error)) if error.code == PARSE_ERROR => conn.query(OLDER).await,
+            asked => asked,
+        },
+        Flavor::MariaDb => conn.query(OLDER).await,
     };
-    let rows: Vec<Row> = match conn.query(query).await {
+    let rows = match asked {
         Ok(rows) => rows,
         Err(Error::Server(error)) if DENIED.contains(&error.code) => return Ok(None),
         Err(error) => return Err(error),

@@ -10,13 +10,15 @@
 //!
 //! | plugin | proof | servers |
 //! |---|---|---|
-//! | `caching_sha2_password` | SHA-256 over the nonce; at first use since the server's start the password itself, by TLS, a Unix socket, or the server's RSA key | MySQL 8.0 to 9.7 |
+//! | `caching_sha2_password` | SHA-256 over the nonce; at first use since the server's start the password itself, by TLS, a Unix socket, or, where that was allowed, the server's RSA key | MySQL 8.0 to 9.7 |
 //! | `mysql_native_password` | SHA-1 over the nonce | MySQL to 8.4, MariaDB |
 //! | `client_ed25519` | a signature of the nonce | MariaDB |
-//! | `mysql_clear_password` | the password itself, by TLS or a Unix socket (PAM, LDAP) | both |
+//! | `mysql_clear_password` | the password itself (PAM, LDAP), by a Unix socket, or by TLS with a certificate that was checked or where that was allowed | both |
 //!
 //! The RSA key comes over the same connection as everything else, so it protects from those who
-//! listen, not from those who stand in between: as in MySQL's own clients.
+//! listen, not from those who stand in between; and any server can ask for the clear password. As
+//! with MySQL's own clients, both have to be asked for (`get-server-public-key`,
+//! `enable-cleartext-plugin`).
 //!
 //! Source: MySQL internals documentation, "Connection Phase"; MariaDB's "Connection".
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::cast_possible_truncation))]
@@ -53,6 +55,22 @@ pub enum LoginError {
          ssl-mode=VERIFY_IDENTITY"
     )]
     PlainText,
+    /// The whole password is wanted over a connection that anybody may have taken over.
+    #[error(
+        "the server asks for the whole password, as caching_sha2_password does at an account's \
+         first login since the server's start, and this connection has no TLS: whoever stands in \
+         between could have it. Use TLS (ssl-mode=VERIFY_IDENTITY, or REQUIRED), or a Unix socket \
+         (?socket=/path); on a network that you trust, such as localhost, add \
+         get-server-public-key=true to the URL"
+    )]
+    WholePassword,
+    /// The clear password is wanted by a server that nobody checked.
+    #[error(
+        "the server asks for the password in clear text, and its certificate was not checked: set \
+         ssl-mode=VERIFY_IDENTITY; on a network that you trust, add enable-cleartext-plugin=true \
+         to the URL"
+    )]
+    Unchecked,
     /// No plugin that is built in.
     #[error(
         "the server asks for the authentication plugin \"{0}\", which is not built in: give the \
@@ -164,8 +182,13 @@ pub(super) struct Login<'a> {
     pub(super) password: Option<&'a SecretText>,
     pub(super) database: Option<&'a str>,
     pub(super) tls: bool,
-    /// TLS, or a socket of this machine: the password itself may be sent.
+    /// TLS, or a socket of this machine: nobody listens.
     pub(super) is_private: bool,
+    /// Nobody stands in between, or that was declared to be no matter: the password may be sent in
+    /// clear, where also `is_private`.
+    pub(super) may_be_clear: bool,
+    /// As `may_be_clear`, encrypted for a key of the server's.
+    pub(super) may_use_key: bool,
 }
 
 /// Reads the server's greeting; it comes unasked.
@@ -195,7 +218,7 @@ pub(super) async fn log_in(
         Some(Plugin::Ed25519 | Plugin::Clear) | None => Plugin::Native,
     };
     let mut nonce = handshake.nonce.clone();
-    let proof = plugin.proof(password, &nonce, login.is_private)?;
+    let proof = plugin.proof(password, &nonce, &login)?;
     connection.send(&response(handshake, &login, plugin, &proof)).await?;
     let mut switches = 0;
     for _ in 0..MESSAGES_MAX {
@@ -208,7 +231,7 @@ pub(super) async fn log_in(
             Some(&EOF) if switches < SWITCHES_MAX => {
                 switches += 1;
                 (plugin, nonce) = switched(&payload)?;
-                let proof = plugin.proof(password, &nonce, login.is_private)?;
+                let proof = plugin.proof(password, &nonce, &login)?;
                 connection.send(&proof).await?;
             }
             Some(&MORE) if plugin == Plugin::CachingSha2 => match payload.get(1) {
@@ -216,6 +239,7 @@ pub(super) async fn log_in(
                 Some(&plugin::FULL) if login.is_private => {
                     connection.send(&plugin::clear(password)).await?;
                 }
+                Some(&plugin::FULL) if !login.may_use_key => return Err(LoginError::WholePassword),
                 Some(&plugin::FULL) => {
                     connection.send(&[plugin::KEY_REQUEST]).await?;
                     let answer = connection.receive().await?;

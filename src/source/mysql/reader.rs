@@ -10,6 +10,7 @@
 //!                                    └─▶ Keeper ─▶ walpost_position, fence
 //! ```
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,22 +20,22 @@ use super::conninfo::ConnInfo;
 use super::decoder::Decoded;
 use super::dump::Sent;
 use super::error::MySqlError;
-use super::initial::Initial;
+use super::here::Here;
+use super::initial::{Initial, Step};
 use super::intake::Taken;
 use super::resume::{MySqlPosition, Place, Resume};
-use super::session::{Begin, Session, Start};
+use super::session::{Begin, HEARTBEATS_MISSED_MAX, Session, Start};
+use super::snapshot::SnapshotError;
 use super::store::{Keeper, Keeping, Progress, Steps, Store, StoredPosition};
 use crate::budget::Budget;
 use crate::config::{MySqlSettings, OutboxSettings};
 use crate::fence::Fence;
+use crate::lane::Backoff;
 use crate::source::handle;
 
 /// Rows and ends that go over at once. More gather only inside of a compressed transaction or a
 /// large event: elsewhere a batch is what a few reads brought.
 const BATCH_MAX: usize = 2_048;
-
-/// Heartbeats that may stay away before the connection counts as dead.
-const HEARTBEATS_MISSED_MAX: u32 = 4;
 
 /// Longest wait for all that a session begins with: several connections, to several hosts, and what
 /// is asked on them. Only for a server that takes connections and then says nothing more.
@@ -43,6 +44,10 @@ const OPEN_MAX: Duration = Duration::from_secs(300);
 /// How long a relay whose number another replica has waits before it tries again: the server kills
 /// the elder of the two each time.
 const CLASH_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a first start waits before it tries again to lock the outbox: twice as long each time.
+/// Writers wait behind each try, so the tries must be few.
+const LOCK_PAUSE: Backoff = Backoff { first: Duration::from_secs(2), max: Duration::from_secs(60) };
 
 /// What source and reader share.
 #[derive(Debug, Default)]
@@ -54,9 +59,26 @@ pub(crate) struct Shared {
 struct State {
     /// `None` before the first position is known.
     resume: Option<Resume>,
-    /// Whether the position may be written: not before the rows of a first start are confirmed.
+    /// Whether the position may be written as one that is whole: not before the rows of a first
+    /// start are confirmed.
     is_known: bool,
     server_uuid: String,
+    /// Ends among the rows of a first start that were handed over and are not acknowledged, and
+    /// what is kept when they are.
+    marks: VecDeque<(u64, Mark)>,
+    /// Behind which of those rows all were handed over.
+    sent_after: Option<String>,
+    /// Behind which of them all are acknowledged.
+    initial_after: Option<String>,
+}
+
+/// What an end among the rows of a first start means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mark {
+    /// The rows up to this one are before it.
+    After(String),
+    /// All of them are.
+    Last,
 }
 
 impl State {
@@ -77,7 +99,13 @@ impl Shared {
         let mut state = self.lock();
         if let Some(resume) = &mut state.resume {
             resume.acknowledge(position);
-            state.is_known = true;
+        }
+        while state.marks.front().is_some_and(|(end, _)| *end <= position.sequence) {
+            match state.marks.pop_front() {
+                Some((_, Mark::After(after))) => state.initial_after = Some(after),
+                Some((_, Mark::Last)) => state.is_known = true,
+                None => return,
+            }
         }
     }
 
@@ -96,8 +124,12 @@ impl Progress for Acknowledged {
 
     fn position(&self) -> Option<StoredPosition> {
         let state = self.0.lock();
-        let place = state.resume.as_ref().filter(|_| state.is_known)?.acknowledged();
-        Some(place.stored(state.server_uuid.clone()))
+        let place = state.resume.as_ref()?.acknowledged().stored(state.server_uuid.clone());
+        if state.is_known {
+            return Some(place);
+        }
+        let initial_after = Some(state.initial_after.clone()?);
+        Some(StoredPosition { initial_pending: true, initial_after, ..place })
     }
 }
 
@@ -117,6 +149,10 @@ pub(crate) struct Reader {
     pub(crate) wait: Option<Duration>,
     /// Where an earlier life was, or the first start of this one.
     pub(crate) stored: Option<StoredPosition>,
+    /// The server that all connections lead to.
+    pub(crate) here: Here,
+    /// How often the outbox could not be locked for a first start.
+    pub(crate) locks_refused: u32,
     /// Whether rows from before a first start have still to go over.
     pub(crate) initial_open: bool,
     pub(crate) holding: Holding,
@@ -181,12 +217,27 @@ impl Reader {
             Self::unless_over(&mut self.commands, &mut self.holding, wait).await?;
         }
         self.take().await?;
-        let session = self.open().await?;
+        let opened = self.open().await;
+        if let Err(End::Failed(MySqlError::Snapshot(SnapshotError::Busy {
+            table, waited, ..
+        }))) = opened
+        {
+            return Err(self.lock_later(table, waited).into());
+        }
+        let session = opened?;
         let ended = self.read(session).await;
         if let Err(End::Failed(MySqlError::ServerIdClash { .. })) = &ended {
             self.wait = Some(CLASH_WAIT);
         }
         ended
+    }
+
+    /// Lets the writers of the outbox work for a while, longer each time.
+    fn lock_later(&mut self, table: String, waited: Duration) -> MySqlError {
+        self.locks_refused = self.locks_refused.saturating_add(1);
+        let pause = LOCK_PAUSE.after(self.locks_refused);
+        self.wait = Some(pause);
+        SnapshotError::Busy { table, waited, tries: self.locks_refused, pause }.into()
     }
 
     /// Waits for `work`, unless a close or the loss of the position comes first: neither must wait
@@ -213,6 +264,7 @@ impl Reader {
                     settings: &self.settings,
                     outbox: &self.outbox,
                     budget: &self.budget,
+                    here: &self.here,
                 };
                 let taking = async {
                     // What can never work is said before anything is written or waited for.
@@ -255,6 +307,7 @@ impl Reader {
             settings: &self.settings,
             outbox: &self.outbox,
             budget: &self.budget,
+            here: &self.here,
         };
         let before = match self.initial_open {
             true => None,
@@ -262,7 +315,7 @@ impl Reader {
         };
         let begin = match (before, &self.stored) {
             (Some((place, read_from)), _) => Begin::At(place, read_from),
-            (None, Some(stored)) => Begin::Stored(stored.clone()),
+            (None, Some(stored)) => Begin::Stored(self.from_where_it_came(stored)),
             (None, None) => Begin::First(self.settings.initial),
         };
         let opening = tokio::time::timeout(OPEN_MAX, start.open(begin));
@@ -280,6 +333,15 @@ impl Reader {
         Ok(session)
     }
 
+    /// A first start that this life of the source began itself goes on behind what it handed over.
+    fn from_where_it_came(&self, stored: &StoredPosition) -> StoredPosition {
+        let mut stored = stored.clone();
+        if let Some(after) = self.shared.lock().sent_after.clone() {
+            stored.initial_after = Some(after);
+        }
+        stored
+    }
+
     /// From the first session on the position is known. One that was never written is written
     /// before anything is handed over: what follows it must not be left out by another first start,
     /// whether the rows from before it have all been confirmed by then or not.
@@ -289,9 +351,14 @@ impl Reader {
         {
             let mut state = self.shared.lock();
             state.server_uuid = uuid.clone();
-            // A first start whose rows did not all go over reads them anew, from the same place on.
+            // A first start whose rows did not all go over reads on in the table, and the binlog
+            // from the same place on.
             if state.resume.is_none() || self.initial_open {
-                state.resume = Some(Resume::new(session.place.clone()));
+                let place = session.place.clone();
+                state.resume = Some(match &state.resume {
+                    None => Resume::new(place),
+                    Some(resume) => resume.restarted(place),
+                });
                 state.is_known = !self.initial_open;
             }
         }
@@ -311,6 +378,7 @@ impl Reader {
     async fn report(&mut self, error: MySqlError) -> Result<(), End> {
         let mut error = Some(error);
         loop {
+            let is_taken = matches!(self.holding, Holding::Taken(_));
             // A close first: nobody may take the error for hours.
             tokio::select! {
                 biased;
@@ -319,6 +387,7 @@ impl Reader {
                     Some(Command::Connect) => return Ok(()),
                     None => return Err(End::Abandoned),
                 },
+                lost = self.holding.lost(), if is_taken => error = Some(lost),
                 permit = self.batches.reserve(), if error.is_some() => match (permit, error.take()) {
                     (Ok(permit), Some(error)) => permit.send(Err(error)),
                     _ => return Err(End::Abandoned),
@@ -405,6 +474,7 @@ impl Reader {
             settings: &self.settings,
             outbox: &self.outbox,
             budget: &self.budget,
+            here: &self.here,
         };
         let looking = tokio::time::timeout(OPEN_MAX, start.look());
         let found = Self::unless_over(&mut self.commands, &mut self.holding, looking).await?;
@@ -413,8 +483,8 @@ impl Reader {
         Ok(())
     }
 
-    /// The rows that the table had at the first start, as one transaction that ends where the
-    /// binlog goes on.
+    /// The rows that the table had at the first start, as transactions that end where the binlog
+    /// goes on.
     async fn read_initial(
         &mut self,
         mut initial: Initial,
@@ -422,9 +492,13 @@ impl Reader {
     ) -> Result<(), End> {
         loop {
             let reading = initial.read(BATCH_MAX, decoded);
-            let more = Self::unless_over(&mut self.commands, &mut self.holding, reading).await??;
-            self.send(decoded, 0).await?;
-            if !more {
+            let step = Self::unless_over(&mut self.commands, &mut self.holding, reading).await??;
+            let (mark, is_last) = match step {
+                Step::More { after } => (after.map(Mark::After), false),
+                Step::Done => (Some(Mark::Last), true),
+            };
+            self.send(decoded, 0, mark).await?;
+            if is_last {
                 self.initial_open = false;
                 return Ok(());
             }
@@ -438,19 +512,35 @@ impl Reader {
     ) -> Result<(), End> {
         session.warn();
         let named = session.must_have_gtids(decoded);
-        self.send(decoded, session.take_received_bytes()).await?;
+        self.send(decoded, session.take_received_bytes(), None).await?;
         Ok(named?)
     }
 
     /// Sends what was decoded, less what was sent before; it counts as handed over from here on.
-    async fn send(&mut self, decoded: &mut Vec<Decoded>, received_bytes: usize) -> Result<(), End> {
+    /// `mark` is what its last end means.
+    async fn send(
+        &mut self,
+        decoded: &mut Vec<Decoded>,
+        received_bytes: usize,
+        mark: Option<Mark>,
+    ) -> Result<(), End> {
         let reserving = self.batches.reserve();
         let permit = Self::unless_over(&mut self.commands, &mut self.holding, reserving).await?;
         let Ok(permit) = permit else { return Err(End::Abandoned) };
         let mut changes = Vec::with_capacity(decoded.len());
-        if let Some(resume) = &mut self.shared.lock().resume {
-            resume.received(received_bytes);
-            resume.hand_over(decoded.drain(..), &mut changes);
+        {
+            let mut state = self.shared.lock();
+            let sequence = state.resume.as_mut().map(|resume| {
+                resume.received(received_bytes);
+                resume.hand_over(decoded.drain(..), &mut changes);
+                resume.sequence()
+            });
+            if let Some((sequence, mark)) = sequence.zip(mark) {
+                if let Mark::After(after) = &mark {
+                    state.sent_after = Some(after.clone());
+                }
+                state.marks.push_back((sequence, mark));
+            }
         }
         if !changes.is_empty() {
             permit.send(Ok(changes));
@@ -464,7 +554,9 @@ impl Reader {
             Holding::Kept(keeping) => keeping.close().await.map_err(MySqlError::from),
             // Nothing was read, so there is nothing to write.
             Holding::Taken(keeper) => keeper.give_back().await.map_err(MySqlError::from),
-            Holding::NotYet(_) | Holding::Over => Ok(()),
+            // A lease may have been taken, and the answer not be there yet.
+            Holding::NotYet(keeper) => keeper.give_back_if_taken().await.map_err(MySqlError::from),
+            Holding::Over => Ok(()),
         };
         self.fence.lower();
         // A source that no longer waits has nothing to do with the answer.
@@ -473,16 +565,16 @@ impl Reader {
 }
 
 impl Holding {
-    /// Waits until the position is lost; for ever while nobody keeps it.
+    /// Waits until the position is lost; for ever while nobody has it. One that is ours and was
+    /// never written is renewed meanwhile: a first start may have to wait for a long time.
     async fn lost(&mut self) -> MySqlError {
-        match self {
-            Self::Kept(keeping) => {
-                let error = keeping.failed().await;
-                *self = Self::Over;
-                error.into()
-            }
-            Self::NotYet(_) | Self::Taken(_) | Self::Over => std::future::pending().await,
-        }
+        let error = match self {
+            Self::Kept(keeping) => keeping.failed().await,
+            Self::Taken(keeper) => keeper.stay().await,
+            Self::NotYet(_) | Self::Over => std::future::pending().await,
+        };
+        *self = Self::Over;
+        error.into()
     }
 }
 

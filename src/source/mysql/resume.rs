@@ -137,6 +137,17 @@ impl Resume {
         }
     }
 
+    /// The same at `place`, whose rows are read from the table once more. What was handed over
+    /// before may still be acknowledged, and stands for nothing here.
+    pub(crate) fn restarted(&self, place: Place) -> Self {
+        Self { sequence: self.sequence, steps: self.steps, ..Self::new(place) }
+    }
+
+    /// Number of the last end that was handed over.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     /// Everything up to here is durable downstream.
     pub(crate) fn acknowledged(&self) -> &Place {
         &self.acknowledged
@@ -269,6 +280,7 @@ impl Resume {
             self.acknowledged_bytes = end.received_bytes;
             self.steps.all += 1;
             self.steps.foreign += u64::from(end.foreign);
+            self.steps.rows += u64::from(end.rows_of.is_some());
         }
     }
 
@@ -532,7 +544,7 @@ mod tests {
             resume.acknowledge(&position);
             resume.steps()
         };
-        let steps = |all, foreign| Steps { all, foreign };
+        let steps = |all, foreign| Steps { all, foreign, rows: 0 };
         assert_eq!(end(1, true), steps(1, 0));
         assert_eq!(end(2, false), steps(2, 1));
         assert_eq!(end(3, true), steps(3, 1));

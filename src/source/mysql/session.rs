@@ -3,25 +3,28 @@
 //! Owns the order of the start.
 //!
 //! ```text
+//!  connect (binlog) ──┐ to whichever host will do; all else leads to that one
 //!  connect (SQL) ▶ server, log, table ▶ position: kept, or made at a first start
-//!                                         │ still there? this server's?
-//!  connect (binlog) ▶ register ───────────┴▶ dump from there on
+//!                     │                   │ still there? this server's?
+//!                     └▶ register ────────┴▶ dump from there on
 //! ```
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use mysql_async::prelude::Queryable;
 
 use super::cluster;
 use super::connect::connect;
-use super::connection::WireError;
+use super::connection::{Connection, WireError};
 use super::conninfo::ConnInfo;
 use super::decoder::{DecodeError, Decoded, Decoder, DecoderSettings, Undecodable};
 use super::dump::{BinlogStream, StreamLimits, StreamSettings, WRITE_TIMEOUT};
 use super::error::MySqlError;
 use super::gtid::{Flavor, GtidSet};
-use super::initial::Initial;
+use super::here::Here;
+use super::initial::{Doubt, Initial, Order, Reading};
 use super::inspect::{self, LogState, PlaceState, ServerState, TableState};
 use super::intake::Taken;
 use super::precondition::{
@@ -38,8 +41,20 @@ use crate::budget::Budget;
 use crate::config::{self, MySqlSettings, OutboxSettings};
 use crate::source::finding::{Finding, Standing};
 
-/// How long the outbox is waited for at a first start on MySQL, which locks it for a moment.
-const LOCK_WAIT: Duration = Duration::from_secs(5);
+/// How long the outbox is waited for at a first start on MySQL, which locks it for a moment: the
+/// least that the server knows, since whoever writes to the outbox waits behind it.
+const LOCK_WAIT: Duration = Duration::from_secs(1);
+
+/// How long a server that takes connections may be silent about what it is asked.
+const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// Names a server, so that two connections can be compared: a name may have several addresses, and
+/// a failover may come between the two. MySQL alone reads the comment.
+const NAMED: &str = "SELECT CONCAT_WS(' ', @@server_id, @@hostname, @@port \
+                     /*!80000 , @@server_uuid */)";
+
+/// Heartbeats that may stay away before a connection counts as dead.
+pub(crate) const HEARTBEATS_MISSED_MAX: u32 = 4;
 
 /// Bytes of an event around a row's own: header, table id, bitmaps, checksum.
 const EVENT_OVERHEAD_BYTES: usize = 1 << 12;
@@ -50,6 +65,7 @@ pub(crate) struct Start<'a> {
     pub(crate) settings: &'a MySqlSettings,
     pub(crate) outbox: &'a OutboxSettings,
     pub(crate) budget: &'a Budget,
+    pub(crate) here: &'a Here,
 }
 
 /// Where it begins.
@@ -65,6 +81,10 @@ pub(crate) enum Begin {
 /// A server on which all that must hold does, and a connection to it.
 pub(crate) struct Checked {
     sql: mysql_async::Conn,
+    /// Leads to it and to no other.
+    info: ConnInfo,
+    /// What it calls itself.
+    named: String,
     server: ServerState,
     log: Option<LogState>,
     table: TableState,
@@ -98,7 +118,13 @@ impl Start<'_> {
     /// # Cancel safety
     /// Cancel safe in that nothing is kept: a dropped call closes its connections.
     pub(crate) async fn open(&self, begin: Begin) -> Result<Session, MySqlError> {
-        let Checked { mut sql, server, log, table } = self.check().await?;
+        let connection = connect(self.info).await?;
+        let info = connection.server().clone();
+        self.here.set(&info);
+        let Checked { mut sql, info, named, server, log, table } =
+            within(ANSWER_MAX, self.check_at(info)).await?;
+        let connection = within(ANSWER_MAX, same_server(connection, &named)).await?;
+        let at = At { info: &info, named: &named, server: &server, table: &table };
         let kept = match &begin {
             Begin::First(_) => "",
             Begin::Stored(stored) => &stored.server_uuid,
@@ -107,13 +133,17 @@ impl Start<'_> {
         let server_uuid = cluster::uuid(&mut sql, self.settings, &server, kept).await?;
         let uuid = uuid::Uuid::parse_str(&server_uuid).map_or(0, |uuid| uuid.as_u128());
         let (place, initial) = match begin {
-            Begin::First(initial) => self.begin_first(initial, sql, &server, &table, uuid).await?,
+            Begin::First(initial) => {
+                within(ANSWER_MAX, self.begin_first(initial, sql, at, uuid)).await?
+            }
             Begin::Stored(stored) => {
                 let place = self.stored_place(&stored, &server)?;
                 self.check_place(&mut sql, &place, &stored.server_uuid, &server, log).await?;
                 let initial = match (stored.initial_pending, self.settings.initial) {
                     (true, config::Initial::Publish) => {
-                        Some(self.begin_again(sql, &server, &table, uuid, &place).await?)
+                        let after = stored.initial_after;
+                        let beginning = self.begin_again(at, uuid, &place, after);
+                        Some(within(ANSWER_MAX, beginning).await?)
                     }
                     (true, config::Initial::Skip) | (false, _) => None,
                 };
@@ -124,7 +154,7 @@ impl Start<'_> {
                 (place, None)
             }
         };
-        let stream = self.dump(&server, &place).await?;
+        let stream = within(ANSWER_MAX, self.dump(connection, &server, &place)).await?;
         let mut decoder = Decoder::new(self.decoder_settings(&server, &table, uuid));
         match by_gtids(&place, server.has_gtids()) {
             // The server says where that is.
@@ -153,8 +183,17 @@ impl Start<'_> {
     ///
     /// # Cancel safety
     /// Cancel safe in that nothing is kept.
-    pub(crate) async fn check(&self) -> Result<Checked, MySqlError> {
-        let mut sql = sql_connect(self.info).await?;
+    pub(crate) async fn check(&self) -> Result<(), MySqlError> {
+        let connection = connect(self.info).await?;
+        let info = connection.server().clone();
+        self.here.set(&info);
+        drop(connection);
+        within(ANSWER_MAX, self.check_at(info)).await.map(drop)
+    }
+
+    async fn check_at(&self, info: ConnInfo) -> Result<Checked, MySqlError> {
+        let mut sql = sql_connect(&info).await?;
+        let named = named(&mut sql).await?;
         let server = inspect::server(&mut sql).await?;
         must_hold(judge_server(&server))?;
         must_be_allowed(judge_read_only(self.settings, &server))?;
@@ -165,7 +204,7 @@ impl Start<'_> {
         let table = inspect::table(&mut sql, &self.settings.table).await?;
         must_hold(judge_table(self.settings, self.outbox, &server, table.as_ref(), None))?;
         match table {
-            Some(table) => Ok(Checked { sql, server, log, table }),
+            Some(table) => Ok(Checked { sql, info, named, server, log, table }),
             None => Err(MySqlError::ReaderGone),
         }
     }
@@ -176,11 +215,11 @@ impl Start<'_> {
         &self,
         initial: config::Initial,
         mut locker: mysql_async::Conn,
-        server: &ServerState,
-        table: &TableState,
+        at: At<'_>,
         uuid: u128,
     ) -> Result<(Place, Option<Initial>), MySqlError> {
-        let mut reader = sql_connect(self.info).await?;
+        let At { server, table, .. } = at;
+        let mut reader = at.connect().await?;
         let point =
             snapshot::open(server, &table.name, LOCK_WAIT, &mut reader, &mut locker).await?;
         let place = Place {
@@ -191,28 +230,46 @@ impl Start<'_> {
         match initial {
             config::Initial::Skip => Ok((place, None)),
             config::Initial::Publish => {
-                let budget = self.budget.clone();
-                let rows = Initial::start(reader, table, self.outbox, uuid, place.clone(), budget)?;
+                let rows = self.initial(reader, table, uuid, place.clone(), None)?;
                 Ok((place, Some(rows)))
             }
         }
     }
 
-    /// The rows that the table has now, of a first start at `place` that did not come to its end.
-    /// Those that were written since come from the binlog too, and so do those that are gone again:
-    /// some come twice, none is left out.
+    /// The rows that the table has now, of a first start at `place` that did not come to its end;
+    /// those behind `after`, where it came so far. Those that were written since come from the
+    /// binlog too, and so do those that are gone again: some come twice, none is left out. What was
+    /// committed before `place` is seen by now, so nothing is locked.
     async fn begin_again(
         &self,
-        mut locker: mysql_async::Conn,
-        server: &ServerState,
-        table: &TableState,
+        at: At<'_>,
         uuid: u128,
         place: &Place,
+        after: Option<String>,
     ) -> Result<Initial, MySqlError> {
-        let mut reader = sql_connect(self.info).await?;
-        snapshot::open(server, &table.name, LOCK_WAIT, &mut reader, &mut locker).await?;
-        let budget = self.budget.clone();
-        Initial::start(reader, table, self.outbox, uuid, place.clone(), budget)
+        let mut reader = at.connect().await?;
+        snapshot::open_again(&mut reader).await?;
+        self.initial(reader, at.table, uuid, place.clone(), after)
+    }
+
+    fn initial(
+        &self,
+        reader: mysql_async::Conn,
+        table: &TableState,
+        server_uuid: u128,
+        place: Place,
+        after: Option<String>,
+    ) -> Result<Initial, MySqlError> {
+        let named = self.settings.initial_order.as_deref();
+        let order = Order::of(table, self.outbox, named).map_err(|problem| {
+            MySqlError::InitialRow { table: table.name.plain_mysql(), problem }
+        })?;
+        warn_of_order(table, &order);
+        let silence_max = self.settings.heartbeat * HEARTBEATS_MISSED_MAX;
+        let (outbox, budget) = (self.outbox, self.budget.clone());
+        let reading =
+            Reading { table, outbox, order, after, server_uuid, place, silence_max, budget };
+        Initial::start(reader, reading)
     }
 
     fn stored_place(
@@ -261,9 +318,13 @@ impl Start<'_> {
         must_hold(judge_place(self.settings, server, log.as_ref(), gtids.as_ref(), &state))
     }
 
-    /// Connects once more, and asks for the binlog from `place` on.
-    async fn dump(&self, server: &ServerState, place: &Place) -> Result<BinlogStream, MySqlError> {
-        let mut connection = connect(self.info).await?;
+    /// Asks for the binlog from `place` on.
+    async fn dump(
+        &self,
+        mut connection: Connection,
+        server: &ServerState,
+        place: &Place,
+    ) -> Result<BinlogStream, MySqlError> {
         let settings =
             StreamSettings { heartbeat: self.settings.heartbeat, write_timeout: WRITE_TIMEOUT };
         let wire = MySqlError::Wire;
@@ -453,11 +514,76 @@ impl Session {
     }
 }
 
+/// A server that was checked.
+#[derive(Clone, Copy)]
+struct At<'a> {
+    info: &'a ConnInfo,
+    named: &'a str,
+    server: &'a ServerState,
+    table: &'a TableState,
+}
+
+impl At<'_> {
+    /// Another connection to it.
+    async fn connect(self) -> Result<mysql_async::Conn, MySqlError> {
+        let mut sql = sql_connect(self.info).await?;
+        let found = named(&mut sql).await?;
+        if found == self.named { Ok(sql) } else { Err(MySqlError::OtherServer) }
+    }
+}
+
+async fn named(sql: &mut mysql_async::Conn) -> Result<String, MySqlError> {
+    let named: Option<String> = sql.query_first(NAMED).await?;
+    Ok(named.unwrap_or_default())
+}
+
+/// The stream's connection, if it leads to the server of this name.
+async fn same_server(mut connection: Connection, named: &str) -> Result<Connection, MySqlError> {
+    let rows = connection.query(NAMED).await.map_err(MySqlError::Wire)?;
+    let found = rows.into_iter().flatten().flatten().next();
+    if found.as_deref() == Some(named) { Ok(connection) } else { Err(MySqlError::OtherServer) }
+}
+
+async fn within<T>(
+    after: Duration,
+    work: impl Future<Output = Result<T, MySqlError>>,
+) -> Result<T, MySqlError> {
+    let outcome = tokio::time::timeout(after, work).await;
+    outcome.unwrap_or(Err(MySqlError::Unanswered { after }))
+}
+
+/// Says where rows of one key may come in another order than they were written in.
+fn warn_of_order(table: &TableState, order: &Order) {
+    let remedy = "source.initial_order names a column that rises with each insert";
+    let table = table.name.plain_mysql();
+    match order.doubt() {
+        None => {}
+        Some(Doubt::SameMoment) => tracing::warn!(
+            table,
+            order = order.plain(),
+            "rows from before the first start that have the same created_at come in the order of \
+             the primary key, which need not be the order in which they were written; {remedy}"
+        ),
+        Some(Doubt::KeyOnly) => tracing::warn!(
+            table,
+            order = order.plain(),
+            "rows from before the first start come in the order of the primary key, which need \
+             not be the order in which they were written; {remedy}"
+        ),
+        Some(Doubt::Nothing) => tracing::warn!(
+            table,
+            "rows from before the first start come in no order, since the table has neither a \
+             primary key nor created_at; {remedy}"
+        ),
+    }
+}
+
 impl Place {
     /// As it is kept.
     pub(crate) fn stored(&self, server_uuid: String) -> StoredPosition {
         StoredPosition {
             initial_pending: false,
+            initial_after: None,
             flavor: self.gtids.flavor(),
             server_uuid,
             gtids: self.gtids.to_string(),

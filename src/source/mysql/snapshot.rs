@@ -26,6 +26,7 @@ use mysql_async::{Conn, Error, Row};
 
 use super::gtid::Flavor;
 use super::inspect::{ServerState, number, text};
+use super::sql::plain;
 use crate::config::QualifiedName;
 use crate::failure::{Failure, FailureKind};
 
@@ -49,14 +50,19 @@ pub struct BinlogPoint {
 pub enum SnapshotError {
     /// Somebody wrote to the table all the time.
     #[error(
-        "could not lock {table} for a moment: a transaction that writes to it was open for longer \
-         than {waited:?}; end it (SHOW PROCESSLIST; XA RECOVER), or wait for its end"
+        "could not lock {table} for a moment (try {tries}): a transaction that writes to it was \
+         open for longer than {waited:?}{}. End that transaction (SHOW PROCESSLIST; XA RECOVER), \
+         or wait for its end", next_try(.pause)
     )]
     Busy {
         /// For people.
         table: String,
         /// How long.
         waited: Duration,
+        /// How often it was tried.
+        tries: u32,
+        /// How long it is not tried now; zero where it is not tried again.
+        pause: Duration,
     },
     /// MariaDB has transactions that were prepared before, whose rows are neither in the table yet
     /// nor in what comes in its binlog.
@@ -82,8 +88,24 @@ pub enum SnapshotError {
         position: u64,
     },
     /// Any other answer, or a broken connection.
-    #[error("could not read the outbox and the end of the binlog at one moment")]
-    Server(#[from] Error),
+    #[error("could not read the outbox and the end of the binlog at one moment: {}", plain(.0))]
+    Server(Error),
+}
+
+impl From<Error> for SnapshotError {
+    fn from(error: Error) -> Self {
+        Self::Server(error)
+    }
+}
+
+fn next_try(pause: &Duration) -> String {
+    match pause.is_zero() {
+        true => String::new(),
+        false => format!(
+            "; the next try is in {:.1} s, so that other writers are not held up",
+            pause.as_secs_f64()
+        ),
+    }
 }
 
 impl SnapshotError {
@@ -143,6 +165,16 @@ pub async fn open(
     }
 }
 
+/// Opens a snapshot on `reader` that sees at least what an earlier one saw.
+///
+/// # Errors
+/// See [`SnapshotError`].
+pub(crate) async fn open_again(reader: &mut Conn) -> Result<(), SnapshotError> {
+    reader.query_drop("SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
+    reader.query_drop("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY").await?;
+    Ok(())
+}
+
 async fn none_prepared(table: &QualifiedName, reader: &mut Conn) -> Result<(), SnapshotError> {
     let prepared: Vec<Row> = reader.query("XA RECOVER").await?;
     match prepared.len() {
@@ -183,7 +215,8 @@ async fn locked(
     let lock = format!("LOCK TABLES {} READ", table.quoted_mysql());
     locker.query_drop(lock).await.map_err(|error| match error {
         Error::Server(error) if error.code == LOCK_WAIT_TIMEOUT => {
-            SnapshotError::Busy { table: table.plain_mysql(), waited: lock_wait }
+            let table = table.plain_mysql();
+            SnapshotError::Busy { table, waited: lock_wait, tries: 1, pause: Duration::ZERO }
         }
         error => error.into(),
     })?;

@@ -40,8 +40,10 @@ pub(crate) struct StoredPosition {
     /// Offset in the file at which a transaction ends.
     pub(crate) position: u64,
     /// Whether rows that the outbox had at the first start are still to be confirmed: until then
-    /// each start reads them from the table again, and goes on from this same place.
+    /// each start reads on in the table, and the binlog from this same place.
     pub(crate) initial_pending: bool,
+    /// Behind which row of the table, where some of them are confirmed already; see `initial`.
+    pub(crate) initial_after: Option<String>,
 }
 
 /// What an attempt to take the lease came to.

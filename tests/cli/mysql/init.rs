@@ -224,7 +224,7 @@ fn a_writer_that_does_not_end_holds_up_mysql_for_a_moment_only_and_mariadb_not_a
         if version.is_mariadb() {
             run.exits(0).says("created  position");
         } else {
-            run.exits(1).says("could not lock").says("was open for longer than 5s");
+            run.exits(1).says("could not lock").says("was open for longer than 1s");
             assert!(case.position().is_empty());
         }
         writer.run("COMMIT");

@@ -26,6 +26,9 @@ impl Server for MySql {
     fn title(&self) -> &'static str {
         match self.version() {
             Version::MySql97 => "MySQL 9.7",
+            Version::MySql80 => "MySQL 8.0.31",
+            Version::MySql8015 => "MySQL 8.0.15",
+            Version::MariaDb114 => "MariaDB 11.4",
             Version::MariaDb1011 => "MariaDB 10.11",
             Version::MariaDb118 => "MariaDB 11.8",
         }

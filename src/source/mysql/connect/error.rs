@@ -73,6 +73,20 @@ pub enum ConnectError {
         #[source]
         cause: io::Error,
     },
+    /// Nothing that both speak.
+    #[error(
+        "MySQL at {server} and walpost share no version or cipher of TLS ({cause}): walpost speaks \
+         TLS 1.2 and 1.3 with ephemeral elliptic curves (ECDHE), which MySQL before 8.0.16 may not \
+         have. Update the server or allow such ciphers there (ssl_cipher, tls_version); or reach \
+         it by a Unix socket (?socket=/path) or a tunnel; or, on a network that you trust, set \
+         ssl-mode=DISABLED"
+    )]
+    NoSharedCipher {
+        /// `host:port`.
+        server: String,
+        /// In the TLS library's words.
+        cause: rustls::Error,
+    },
     /// A certificate or key of ours.
     #[error(transparent)]
     CertificateFile(#[from] CertificateFileError),
@@ -119,6 +133,7 @@ impl ConnectError {
             Self::Tls { is_certificate: true, .. }
             | Self::TlsRefused { .. }
             | Self::Injected { .. }
+            | Self::NoSharedCipher { .. }
             | Self::CertificateFile(_)
             | Self::PasswordFile(_) => FailureKind::Denied,
             Self::Refused { cause, .. } => cause.kind(),
@@ -126,7 +141,9 @@ impl ConnectError {
                 LoginError::PlainText | LoginError::Unsupported(_) | LoginError::TooOld(_) => {
                     FailureKind::Definite
                 }
-                LoginError::ServerKey => FailureKind::Denied,
+                LoginError::ServerKey | LoginError::WholePassword | LoginError::Unchecked => {
+                    FailureKind::Denied
+                }
                 LoginError::Wire(cause) => cause.kind(),
                 LoginError::Sql(_) => FailureKind::Transient,
             },
@@ -152,6 +169,7 @@ impl ConnectError {
             | Self::TlsRefused { .. }
             | Self::Injected { .. }
             | Self::Tls { .. }
+            | Self::NoSharedCipher { .. }
             | Self::CertificateFile(_)
             | Self::PasswordFile(_)
             | Self::Login { .. } => None,
@@ -160,6 +178,9 @@ impl ConnectError {
 
     pub(in crate::source::mysql) fn of_handshake(host: &Host, cause: io::Error) -> Self {
         let inner = cause.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        if let Some(cause) = inner.filter(|error| shares_nothing(error)) {
+            return Self::NoSharedCipher { server: host.to_string(), cause: cause.clone() };
+        }
         let (remedy, is_certificate) = match inner {
             Some(rustls::Error::InvalidCertificate(reason)) => (remedy_for(reason), true),
             Some(_) | None => ("", false),
@@ -197,6 +218,7 @@ impl ConnectError {
             | Self::TimedOut { .. }
             | Self::TlsRefused { .. }
             | Self::Injected { .. }
+            | Self::NoSharedCipher { .. }
             | Self::Tls { .. } => true,
             // Too many connections, shutting down.
             Self::Refused { cause, .. } => cause.kind() == FailureKind::Transient,
@@ -205,6 +227,18 @@ impl ConnectError {
             }
             Self::CertificateFile(_) | Self::PasswordFile(_) | Self::Several(_) => false,
         }
+    }
+}
+
+/// Whether the two sides found nothing that both speak: it does not heal by itself.
+fn shares_nothing(error: &rustls::Error) -> bool {
+    use rustls::AlertDescription::{HandshakeFailure, InsufficientSecurity, ProtocolVersion};
+    match error {
+        rustls::Error::AlertReceived(alert) => {
+            matches!(alert, HandshakeFailure | InsufficientSecurity | ProtocolVersion)
+        }
+        rustls::Error::PeerIncompatible(_) => true,
+        _ => false,
     }
 }
 

@@ -5,7 +5,7 @@ use mysql_common::scramble::{create_response_for_ed25519, scramble_native, scram
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject;
 
-use super::LoginError;
+use super::{Login, LoginError};
 use crate::source::mysql::connection::WireError;
 
 /// `caching_sha2_password`: the proof was enough.
@@ -53,7 +53,7 @@ impl Plugin {
         self,
         password: &[u8],
         nonce: &[u8],
-        is_private: bool,
+        login: &Login<'_>,
     ) -> Result<Vec<u8>, LoginError> {
         let sized = |bytes: usize| {
             nonce.get(..bytes).ok_or(LoginError::Wire(WireError::Malformed("nonce of a login")))
@@ -69,8 +69,9 @@ impl Plugin {
                 let nonce = sized(ED25519_NONCE_BYTES)?;
                 Ok(create_response_for_ed25519(password, nonce).to_vec())
             }
-            Self::Clear if is_private => Ok(clear(password)),
-            Self::Clear => Err(LoginError::PlainText),
+            Self::Clear if !login.is_private => Err(LoginError::PlainText),
+            Self::Clear if !login.may_be_clear => Err(LoginError::Unchecked),
+            Self::Clear => Ok(clear(password)),
         }
     }
 }

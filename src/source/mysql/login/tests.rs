@@ -66,14 +66,26 @@ fn nothing_is_asked_that_the_server_has_not() {
 #[test]
 fn a_password_goes_in_clear_only_where_nobody_reads_along() {
     let nonce = b"abcdefghijklmnopqrst";
-    assert_eq!(Plugin::Clear.proof(b"secret", nonce, true).unwrap(), b"secret\0");
-    let refused = Plugin::Clear.proof(b"secret", nonce, false);
+    let login = |is_private, may_be_clear| Login {
+        user: "u",
+        password: None,
+        database: None,
+        tls: false,
+        is_private,
+        may_be_clear,
+        may_use_key: false,
+    };
+    assert_eq!(Plugin::Clear.proof(b"secret", nonce, &login(true, true)).unwrap(), b"secret\0");
+    let refused = Plugin::Clear.proof(b"secret", nonce, &login(false, true));
     assert!(matches!(refused, Err(LoginError::PlainText)));
+    let refused = Plugin::Clear.proof(b"secret", nonce, &login(true, false));
+    assert!(matches!(refused, Err(LoginError::Unchecked)));
+    let plain = login(false, false);
     for plugin in [Plugin::CachingSha2, Plugin::Native, Plugin::Ed25519] {
-        assert!(plugin.proof(b"secret", &nonce[..19], false).is_err(), "a short nonce");
+        assert!(plugin.proof(b"secret", &nonce[..19], &plain).is_err(), "a short nonce");
     }
     for plugin in [Plugin::CachingSha2, Plugin::Native] {
-        assert!(plugin.proof(b"", nonce, false).unwrap().is_empty());
+        assert!(plugin.proof(b"", nonce, &plain).unwrap().is_empty());
     }
 }
 

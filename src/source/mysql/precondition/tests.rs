@@ -50,6 +50,7 @@ fn settings() -> MySqlSettings {
         table: name("outbox"),
         position: PositionPlace::Source { table: name(POSITION_TABLE) },
         initial: Initial::Publish,
+        initial_order: None,
         lease: Duration::from_secs(10),
         ack_interval: Duration::from_millis(100),
         heartbeat: Duration::from_secs(5),
@@ -91,6 +92,8 @@ fn table() -> TableState {
             column("type", "varchar(255)", text),
             column("payload", "json", None),
         ],
+        key: vec!["id".into()],
+        counter: None,
     }
 }
 

@@ -49,6 +49,7 @@ fn settings() -> MySqlSettings {
         table: name("outbox"),
         position: PositionPlace::Source { table: name("walpost_position") },
         initial: config::Initial::Skip,
+        initial_order: None,
         lease: Duration::from_secs(10),
         ack_interval: Duration::from_millis(100),
         heartbeat: Duration::from_secs(5),
@@ -112,6 +113,8 @@ impl Reading {
             fence: Fence::down(),
             wait: None,
             stored: None,
+            here: Here::default(),
+            locks_refused: 0,
             initial_open: false,
             holding: Holding::Over,
         };

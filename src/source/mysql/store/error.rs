@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::failure::{Failure, FailureKind};
+use crate::source::mysql::sql::plain;
 
 /// See the module. The text names the table or the file, and for a definite error the remedy.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +52,17 @@ pub enum StoreError {
         /// The table or the file.
         place: String,
     },
+    /// Somebody else has the lock that says who is alive.
+    #[error(
+        "another relay is about to take over the position \"{name}\" in {place}: this relay's \
+         connection was away, and it delivers nothing until that is settled"
+    )]
+    Contended {
+        /// Name of the relay.
+        name: String,
+        /// The table.
+        place: String,
+    },
     /// No such table.
     #[error("table {table}, which keeps the position, is missing: make it with `walpost init`")]
     TableMissing {
@@ -94,12 +106,12 @@ pub enum StoreError {
         problem: String,
     },
     /// Any other answer of the server, or a broken connection.
-    #[error("could not use {table}, which keeps the position")]
+    #[error("could not use {table}, which keeps the position: {}", plain(.cause))]
     Server {
         /// Quoted, with its database.
         table: String,
         /// What the driver says.
-        source: mysql_async::Error,
+        cause: mysql_async::Error,
     },
     /// The server did not answer.
     #[error("no answer within {after:?} about {table}, which keeps the position")]
@@ -172,9 +184,10 @@ impl StoreError {
         match self {
             Self::Connect(failure) => failure.kind(),
             Self::ReadOnly { .. } | Self::Denied { .. } => FailureKind::Denied,
-            Self::Server { .. } | Self::Silent { .. } | Self::CloseTimeout { .. } => {
-                FailureKind::Transient
-            }
+            Self::Server { .. }
+            | Self::Silent { .. }
+            | Self::Contended { .. }
+            | Self::CloseTimeout { .. } => FailureKind::Transient,
             Self::File { source, .. } => file_kind(source),
             Self::Lost { .. }
             | Self::Gone { .. }
@@ -192,7 +205,7 @@ impl StoreError {
     pub(super) fn statement(table: &str, error: mysql_async::Error) -> Self {
         let table = table.to_owned();
         let mysql_async::Error::Server(server) = &error else {
-            return Self::Server { table, source: error };
+            return Self::Server { table, cause: error };
         };
         let message = server.message.clone();
         match server.code {
@@ -212,7 +225,7 @@ impl StoreError {
             1054 | 1364 | 1366 | 1406 | 1265 | 1264 | 1048 => {
                 Self::Layout { table, problem: message }
             }
-            _ => Self::Server { table, source: error },
+            _ => Self::Server { table, cause: error },
         }
     }
 }

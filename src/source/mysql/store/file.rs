@@ -68,6 +68,8 @@ struct Body {
     position: u64,
     #[serde(default)]
     initial_pending: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    initial_after: Option<String>,
 }
 
 impl FileStore {
@@ -238,6 +240,7 @@ fn encode(name: &str, position: &StoredPosition) -> Result<Vec<u8>, serde_json::
         file: position.file.clone(),
         position: position.position,
         initial_pending: position.initial_pending,
+        initial_after: position.initial_after.clone(),
     })?;
     let crc32 = checksum(&body);
     let body = RawValue::from_string(body)?;
@@ -268,6 +271,7 @@ fn decode(bytes: &[u8]) -> Result<(String, StoredPosition), String> {
         file: body.file,
         position: body.position,
         initial_pending: body.initial_pending,
+        initial_after: body.initial_after,
     };
     Ok((body.name, position))
 }

@@ -1,9 +1,10 @@
 //! The keeper: when the position is written and the lease renewed, and the fence that follows.
 //!
-//! It writes soon after something was acknowledged, in one statement with the lease's renewal, and
-//! renews at a third of the lease when there is nothing to write. What it writes is a transaction
-//! of the source's own log, which comes back as an acknowledged one: that alone is no reason to
-//! write again, or an idle relay would write for ever at full pace. Each renewal takes it along.
+//! It writes soon after rows were acknowledged, in one statement with the lease's renewal, and
+//! renews at a third of the lease when there is nothing to write. Where only the rest of the log
+//! went by, it writes once a second: that only keeps the place near the log's end. What it writes is
+//! a transaction of the source's own log, which comes back as an acknowledged one: that alone is
+//! taken along once a minute, or an idle relay would write for ever.
 //!
 //! ```text
 //!  sent ─────── renewal due ──────────── fence falls ────── lease ends by the server's clock
@@ -24,6 +25,13 @@ use super::{Attempt, Backend, Busy, StoreError, StoredPosition};
 use crate::failure::FailureKind;
 use crate::fence::Fence;
 use crate::lane::Backoff;
+
+/// How soon the position follows a log in which nothing of ours is.
+const FOREIGN_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How soon it is moved over its own writes: files of the binlog that hold nothing else may be
+/// removed.
+const OWN_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often a standby looks whether the lease is free.
 const STANDBY_LOOK: Duration = Duration::from_millis(500);
@@ -60,6 +68,8 @@ pub(crate) struct Steps {
     pub(crate) all: u64,
     /// All but those that only wrote positions, ours or another relay's.
     pub(crate) foreign: u64,
+    /// Those with rows of the outbox.
+    pub(crate) rows: u64,
 }
 
 /// See the module.
@@ -76,6 +86,8 @@ pub(crate) struct Keeper<B> {
     saved: Steps,
     saved_at: Instant,
     trouble: Option<Trouble>,
+    /// Whether the lease may be ours without our knowing it: an attempt was not answered.
+    is_unsure: bool,
 }
 
 /// Since when writes fail.
@@ -109,6 +121,7 @@ impl<B: Backend> Keeper<B> {
             saved: Steps::default(),
             saved_at: now,
             trouble: None,
+            is_unsure: false,
         }
     }
 
@@ -123,6 +136,7 @@ impl<B: Backend> Keeper<B> {
         let mut said_at: Option<Instant> = None;
         loop {
             let sent = Instant::now();
+            self.is_unsure = true;
             match self.backend.acquire(&self.holder, self.lease).await? {
                 Attempt::Held { epoch } => {
                     self.extended(sent);
@@ -132,6 +146,7 @@ impl<B: Backend> Keeper<B> {
                     return self.backend.load().await;
                 }
                 Attempt::Busy(Busy { holder, left }) => {
+                    self.is_unsure = false;
                     if said_at.is_none_or(|at| at.elapsed() >= STANDBY_SAID) {
                         said_at = Some(Instant::now());
                         let left = left.unwrap_or_default();
@@ -163,6 +178,56 @@ impl<B: Backend> Keeper<B> {
     pub(crate) async fn give_back(mut self) -> Result<(), StoreError> {
         self.fence.lower();
         self.backend.release().await
+    }
+
+    /// As [`give_back`](Self::give_back), of a lease whose taking was cut short: what was sent may
+    /// have arrived.
+    ///
+    /// # Errors
+    /// Any error of the backend; the lease runs out then.
+    pub(crate) async fn give_back_if_taken(mut self) -> Result<(), StoreError> {
+        self.fence.lower();
+        if !self.is_unsure {
+            return Ok(());
+        }
+        let giving = async {
+            // Only this tells whether it is ours. Where it is nobody's, it is for a moment.
+            match self.backend.acquire(&self.holder, self.lease).await? {
+                Attempt::Held { .. } => self.backend.release().await,
+                Attempt::Busy(_) => Ok(()),
+            }
+        };
+        match tokio::time::timeout(CLOSE_TIMEOUT, giving).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(StoreError::CloseTimeout { after: CLOSE_TIMEOUT }),
+        }
+    }
+
+    /// Renews the lease that was taken and is not used yet, until it is lost.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub(crate) async fn stay(&mut self) -> StoreError {
+        let mut attempts = 0;
+        loop {
+            let due = match attempts {
+                0 => self.renewal_due(),
+                attempts => Instant::now() + BACKOFF.after(attempts),
+            };
+            tokio::time::sleep_until(due).await;
+            let sent = Instant::now();
+            match self.backend.renew().await {
+                Ok(()) => {
+                    attempts = 0;
+                    self.extended(sent);
+                }
+                Err(error) if error.kind() == FailureKind::Definite => return error,
+                Err(error) => {
+                    attempts = attempts.saturating_add(1);
+                    tracing::debug!("could not renew the lease: {error}");
+                }
+            }
+        }
     }
 
     /// Writes and renews, until `close` is told or dropped; then writes for the last time and
@@ -208,13 +273,19 @@ impl<B: Backend> Keeper<B> {
         let now = Instant::now();
         let steps = progress.steps();
         let renewal = now >= self.renewal_due();
-        let acknowledged =
-            steps.foreign != self.saved.foreign && now >= self.saved_at + self.ack_interval;
+        let interval = match steps {
+            Steps { rows, .. } if rows != self.saved.rows => Some(self.ack_interval),
+            Steps { foreign, .. } if foreign != self.saved.foreign => {
+                Some(FOREIGN_INTERVAL.max(self.ack_interval))
+            }
+            Steps { all, .. } if all != self.saved.all => Some(OWN_INTERVAL),
+            Steps { .. } => None,
+        };
+        let acknowledged = interval.is_some_and(|interval| now >= self.saved_at + interval);
         if !renewal && !acknowledged {
             return Ok(());
         }
-        // A renewal writes anyhow, so it takes along whatever moved.
-        let position = if steps == self.saved { None } else { progress.position() };
+        let position = if acknowledged { progress.position() } else { None };
         let sent = Instant::now();
         match position {
             Some(position) => {

@@ -39,6 +39,7 @@ fn position(position: u64) -> StoredPosition {
         file: "binlog.000003".into(),
         position,
         initial_pending: position % 2 == 1,
+        initial_after: (position % 2 == 1).then(|| "[]".to_owned()),
     }
 }
 
