@@ -315,7 +315,7 @@ impl Reader {
         };
         let begin = match (before, &self.stored) {
             (Some((place, read_from)), _) => Begin::At(place, read_from),
-            (None, Some(stored)) => Begin::Stored(self.from_where_it_came(stored)),
+            (None, Some(stored)) => Begin::Stored(self.where_it_came_to(stored)),
             (None, None) => Begin::First(self.settings.initial),
         };
         let opening = tokio::time::timeout(OPEN_MAX, start.open(begin));
@@ -334,7 +334,7 @@ impl Reader {
     }
 
     /// A first start that this life of the source began itself goes on behind what it handed over.
-    fn from_where_it_came(&self, stored: &StoredPosition) -> StoredPosition {
+    fn where_it_came_to(&self, stored: &StoredPosition) -> StoredPosition {
         let mut stored = stored.clone();
         if let Some(after) = self.shared.lock().sent_after.clone() {
             stored.initial_after = Some(after);

@@ -313,13 +313,21 @@ impl TableStore {
                 self.written_at = None;
                 self.lock = Lock::Ours;
             }
-            Some(false) => {
-                let (name, place) = (self.name.clone(), self.table.clone());
-                return Err(StoreError::Contended { name, place });
-            }
+            Some(false) => return Err(self.contended().await?),
             None => self.lock = Lock::Unsupported,
         }
         Ok(())
+    }
+
+    /// Whoever has the lock has taken over, or is about to.
+    async fn contended(&mut self) -> Result<StoreError, StoreError> {
+        let held = self.held()?;
+        Ok(match self.standing().await? {
+            Some(row) if row.epoch == held.epoch && row.holder == held.holder => {
+                StoreError::Contended { name: self.name.clone(), place: self.table.clone() }
+            }
+            standing => self.lost(&held, standing),
+        })
     }
 
     /// Whether a holder whose lease lasts is dead all the same: its lock is free, and it has not
