@@ -1,5 +1,7 @@
 //! What the reader makes of frames and what it tells, over a socket pair instead of a server.
 
+use std::time::Duration;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
