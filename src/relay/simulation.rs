@@ -387,7 +387,7 @@ impl Sink for SimSink {
                     let stalls = random.u8(..stalls_one_in) == 0;
                     Duration::from_millis(if stalls { 40_000 } else { random.u64(..usual) })
                 };
-                (wait(60, 30), wait(30, 10), wait(200, 10))
+                (wait(60, 30), wait(100, 10), wait(200, 10))
             };
             tokio::time::sleep(before).await;
             let (mut early, failure) = self.take(batch);
@@ -436,7 +436,7 @@ async fn run_once(world: &Shared, last: bool) {
     let source = SimSource::new(world);
     let relay = run(source, sink, encoder, Budget::new(1 << 20), options, stopped);
     let mut relay = std::pin::pin!(relay);
-    let (wait, crashes) = if last { (Duration::from_secs(600), false) } else { (after, crashes) };
+    let (wait, crashes) = if last { (Duration::from_secs(6000), false) } else { (after, crashes) };
     let done = async {
         let until = Instant::now() + wait;
         let is_done = || {
