@@ -136,8 +136,8 @@ impl Slow {
         assert!(drains::<MySql>(&self.client, &self.name, PATIENCE), "{}", self.relay.log());
         assert!(self.relay.terminate().success(), "{}", self.relay.log());
         let mut all = numbers(&self.broker.published(AGGREGATE_TYPE));
+        // A row that was sent again had the same identity, so the stream has it once.
         all.sort_unstable();
-        all.dedup();
         assert_eq!(all, (0..ROWS).collect::<Vec<_>>(), "{}", self.relay.log());
         self.to_broker.seen(Event::Publish) - ROWS
     }

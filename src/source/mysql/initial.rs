@@ -27,7 +27,7 @@ use super::resume::Place;
 use super::store::Lent;
 use crate::budget::Budget;
 use crate::config::{OutboxSettings, QualifiedName, quote_mysql_identifier};
-use crate::identity::{Fingerprint, LogId, RowIdentity};
+use crate::identity::{Fingerprint, LogId, OutboxId, RowIdentity};
 use crate::outbox::{OutOfRange, OutboxRow, Role};
 use crate::source::calendar::{civil_from_days, days_from_civil};
 use order::Mark;
@@ -97,6 +97,8 @@ pub(crate) struct Initial {
     extras: usize,
     table: QualifiedName,
     log: LogId,
+    /// Of this first start: the same each time that it is begun again.
+    fingerprint: Fingerprint,
     micros: i64,
     ordinal: u32,
     /// Whether a date that is none stands for the commit time.
@@ -152,6 +154,7 @@ impl Initial {
             may_lack_moment: outbox.columns.created_at_out_of_range() == OutOfRange::CommitTime,
             table: table.name.clone(),
             log: LogId::mysql(server_uuid, Some(TAG)),
+            fingerprint: fingerprint(&table.name, &place),
             micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
             ordinal: 0,
             place,
@@ -211,14 +214,8 @@ impl Initial {
     fn row(&mut self, mut values: Vec<Value>) -> Result<(OutboxRow, usize), MySqlError> {
         let key = values.split_off(values.len().min(self.roles.len()));
         self.mark = self.order.is_resumable().then(|| key.into_iter().map(text_of).collect());
-        let transaction = u64::try_from(self.micros).unwrap_or(0);
-        let identity = RowIdentity {
-            log: self.log,
-            transaction,
-            ordinal: self.ordinal,
-            fingerprint: Fingerprint(0),
-        };
-        self.ordinal += 1;
+        let identity = self.identity(&values);
+        self.ordinal = self.ordinal.saturating_add(1);
         let mut row = OutboxRow::new(identity, self.micros);
         row.extra = vec![None; self.extras];
         let mut row_bytes = 0;
@@ -257,6 +254,38 @@ impl Initial {
             }
         }
         Ok((row, row_bytes))
+    }
+
+    /// Of the place where the first start began, the row's key and its values: all that is the same
+    /// when it is read again. Without a key it is also the row's number, which changes where a row
+    /// before it was deleted meanwhile: two equal rows must never be taken for one.
+    fn identity(&self, values: &[Value]) -> RowIdentity {
+        let mut fingerprint = self.fingerprint;
+        for part in self.mark.iter().flatten() {
+            fingerprint = with_part(fingerprint, part.as_deref().map(str::as_bytes));
+        }
+        for value in values {
+            let text = match value {
+                Value::NULL => None,
+                Value::Bytes(bytes) => Some(bytes.clone()),
+                other => Some(other.as_sql(true).into_bytes()),
+            };
+            fingerprint = with_part(fingerprint, text.as_deref());
+        }
+        let ordinal = if self.mark.is_some() { 0 } else { self.ordinal };
+        RowIdentity { log: self.log, transaction: self.place.position, ordinal, fingerprint }
+    }
+}
+
+fn fingerprint(table: &QualifiedName, place: &Place) -> Fingerprint {
+    let outbox = OutboxId::new(&table.schema, &table.name);
+    Fingerprint::new(outbox, 0).with_row(place.to_string().as_bytes())
+}
+
+fn with_part(fingerprint: Fingerprint, part: Option<&[u8]>) -> Fingerprint {
+    match part {
+        None => fingerprint.with_row(b"NULL").with_row(b""),
+        Some(bytes) => fingerprint.with_row(bytes),
     }
 }
 
@@ -393,6 +422,7 @@ impl Initial {
             extras: 0,
             table: QualifiedName { schema: "app".into(), name: "outbox".into() },
             log: LogId::mysql(7, Some(TAG)),
+            fingerprint: Fingerprint(0),
             micros: 1,
             ordinal: 0,
             place: Place { gtids: GtidSet::empty(Flavor::MySql), file: "".into(), position: 4 },
