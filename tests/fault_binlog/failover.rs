@@ -103,7 +103,17 @@ fn keeps_identities(version: Version) {
     let stage = Stage::set(&primary, Kind::Nats, "identities");
     init(&primary.url_for(&stage.name), "other");
     let ledger = Ledger::default();
-    MySql::bulk(&stage.client(&primary), &ledger, ROWS);
+    let client = stage.client(&primary);
+    MySql::bulk(&client, &ledger, ROWS);
+    // and of a transaction that takes longer than a second, the unit of MariaDB's clock
+    let insert = |id: u32| {
+        format!(
+            "INSERT INTO outbox (id, aggregatetype, aggregateid, type, payload) VALUES \
+             (UNHEX('{id:032}'), '{AGGREGATE_TYPE}', 'k', 'T', '{{}}')"
+        )
+    };
+    let (first, second) = (insert(1), insert(2));
+    run_all(&client, &["START TRANSACTION", &first, "DO SLEEP(1.1)", &second, "COMMIT"]);
     let mut relay = stage.relay(&primary).started();
     assert!(stage.drains(&primary), "{}", relay.log());
     assert!(relay.terminate().success(), "{}", relay.log());
@@ -116,9 +126,9 @@ fn keeps_identities(version: Version) {
     assert!(drains::<MySql>(&stage.client(&replica), "other", PATIENCE), "{}", other.log());
     assert!(other.terminate().success(), "{}", other.log());
     // then the broker knows each of them
-    assert_eq!(proxy.seen(Event::Publish), ROWS, "{}", other.log());
+    assert_eq!(proxy.seen(Event::Publish), ROWS + 2, "{}", other.log());
     let stream = stage.broker.block_on(stage.broker.nats().read_back(AGGREGATE_TYPE));
-    assert_eq!(stream.len() as u64, ROWS, "{}", other.log());
+    assert_eq!(stream.len() as u64, ROWS + 2, "{}", other.log());
 }
 
 #[test]
