@@ -11,7 +11,7 @@
 //! | `judge` | whether slot, row and file agree: pure |
 //! | `keeper` | the memory of a relay at work |
 //!
-//! The reader owns a [`Memory`], asks it before each acknowledgement, and is never held up by it:
+//! The reader owns a `Memory`, asks it before each acknowledgement, and is never held up by it:
 //! rows are written by a task with a connection of its own, and a write that fails is a warning.
 
 mod judge;
