@@ -171,7 +171,7 @@ fn look<S: Server>(
 fn commit_of(message: &Published) -> u64 {
     let header = message.headers.iter().find(|(name, _)| name == "walpost-identity");
     let text = std::str::from_utf8(&header.expect("every message has one").1).expect("ASCII");
-    let part = text.split(':').nth(1).expect("log, transaction, ordinal");
+    let part = text.split(':').nth(2).expect("version, log, transaction, ordinal, fingerprint");
     u64::from_str_radix(part, 16).expect("hexadecimal")
 }
 

@@ -115,8 +115,8 @@ impl Postgres {
             &format!("unix_socket_directories = '{}'", server.folder.display()),
             "wal_level = logical",
             // Tests of a shared server hold a slot each.
-            "max_wal_senders = 60",
-            "max_replication_slots = 60",
+            "max_wal_senders = 100",
+            "max_replication_slots = 400",
             "max_prepared_transactions = 10",
             "max_connections = 200",
             "shared_buffers = 64MB",

@@ -200,7 +200,7 @@ pub fn init(source: &str, name: &str) {
 
 /// So that a proxy can follow it.
 fn in_the_clear(source: &str) -> String {
-    format!("{source}?ssl-mode=DISABLED")
+    format!("{source}?ssl-mode=DISABLED&get-server-public-key=true")
 }
 
 /// Whether a relay of this name has stored a position.
