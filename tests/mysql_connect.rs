@@ -361,6 +361,20 @@ async fn mariadb_logs_in_by_native_password_and_by_signature() {
     assert!(error.to_string().contains("Unix user"), "{error}");
 }
 
+/// The library that speaks SQL fails one of 256 such logins, by what the server wants signed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signature_of_whatever_the_server_wants_signed_logs_in() {
+    const LOGINS: u32 = 1_000;
+    let Some(server) = &servers().mariadb else { return };
+    let user = format!("signing:{ENCODED}");
+    let info = info(&url(server, "127.0.0.1", &user, "ssl-mode=DISABLED"));
+    for login in 0..LOGINS {
+        let conn = sql_connect(&info).await;
+        let conn = conn.unwrap_or_else(|error| panic!("login {login}: {}", shown(&error)));
+        conn.disconnect().await.expect("a good connection closes");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_say_who_and_what_to_do() {
     for version in Version::present() {
