@@ -21,6 +21,9 @@ const MESSAGES_MIN: i64 = 100_000;
 const BYTES_MIN: i64 = 64 << 20;
 const AGE_MIN: Duration = Duration::from_secs(3600);
 
+const NO_ANSWER: &str = "NATS did not answer about JetStream: this user may not ask (publish to \
+     $JS.API.INFO), or no server of the cluster leads it now";
+
 /// Warnings about what is stored where.
 ///
 /// # Errors
@@ -37,9 +40,10 @@ pub(super) async fn durability(live: &Live) -> Result<Vec<String>, Failure> {
             {
                 return Err(no_jetstream("for this account"));
             }
-            // A user that may only publish is a good one: it need not see the API.
+            // A user that may only publish is a good one: it need not see the API. Nor does a cluster
+            // answer that leads nothing now; the deliveries will tell which of the two it is.
             AccountErrorKind::TimedOut => {
-                warnings.push("NATS did not answer about JetStream: this user may not ask".into());
+                warnings.push(NO_ANSWER.to_owned());
                 return Ok(warnings);
             }
             _ => return Err(Failure::transient(error)),
