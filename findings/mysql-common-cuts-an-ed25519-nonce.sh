@@ -8,7 +8,7 @@
 #   32 bytes sent, 31 handed to the plugin
 #   the signature is another one
 # Seen with MariaDB 10.11 of Debian 12: the 496th of a row of logins with one right password was
-# refused, and other runs passed a thousand or fewer.
+# refused.
 #
 # Needs Cargo. Exits with 1 when the behaviour has changed.
 set -euo pipefail
